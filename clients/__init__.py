@@ -1,0 +1,1 @@
+"""The data side: hold examples, train, report."""

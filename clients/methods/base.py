@@ -1,0 +1,50 @@
+"""The hooks of local training, in the order they are called.
+
+``task_start, select, batch, loss, grad, after_step, after_local, task_end``.  A method overrides the
+hooks it needs; several methods compose in the order of the run file, each hook seeing what the one
+before it returned.  Methods are frozen: what they must keep goes into the client's durable state.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from strategies.protocols import ExampleIds
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clients.training import Batch, Draw, LocalRun
+
+
+class ClientMethod:
+    """No hook does anything: plain fine-tuning."""
+
+    __slots__ = ()
+
+    def task_start(self, run: LocalRun) -> None:
+        """The client's first local training of a task."""
+
+    def select(self, run: LocalRun, ids: ExampleIds) -> ExampleIds:
+        """Which of the task's local examples this round may use."""
+        return ids
+
+    def batch(self, run: LocalRun, draw: Draw) -> Draw:
+        """The examples of one step: as it comes in, a full batch of new ones."""
+        return draw
+
+    def loss(self, run: LocalRun, batch: Batch, loss: Tensor) -> Tensor:
+        """The scalar to differentiate."""
+        return loss
+
+    def grad(self, run: LocalRun) -> None:
+        """Edit gradients before they are clipped and used."""
+
+    def after_step(self, run: LocalRun) -> None:
+        """After every optimizer step."""
+
+    def after_local(self, run: LocalRun) -> None:
+        """After the last step, before the update is read from the model."""
+
+    def task_end(self, run: LocalRun) -> None:
+        """After the last round of a task, on the clients that took part in it."""

@@ -1,0 +1,33 @@
+"""Experience replay: every batch brings back examples from the client's own memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clients.methods.base import ClientMethod
+from clients.training import Draw
+
+if TYPE_CHECKING:
+    from clients.training import LocalRun
+
+
+@dataclass(frozen=True, slots=True)
+class ExperienceReplay(ClientMethod):
+    """A ``share`` of every batch is drawn from the memory instead of from the new examples.
+
+    The batch keeps its size, so a step costs what it costs without replay; ``share`` 0 is plain
+    fine-tuning, bit for bit.
+    Source: Chaudhry et al., arXiv 1902.10486, as in sheet D1 with b = m at a share of one half;
+    departs: an example is offered to the memory once per task, after the round that first trained on
+    it, not at every visit.
+    """
+
+    def batch(self, run: LocalRun, draw: Draw) -> Draw:
+        wanted = round(run.work.replay.share * len(draw.new))
+        replayed = run.policy.draw(run.state.memory, wanted, run.memory_rng)
+        run.num_replayed += len(replayed)
+        return Draw(draw.new[: len(draw.new) - len(replayed)], replayed)
+
+    def after_local(self, run: LocalRun) -> None:
+        run.remember()

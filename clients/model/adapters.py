@@ -1,0 +1,220 @@
+"""State and plans made real on one base model, over and over, without a trace of the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer, LoraModel
+from torch import Tensor, nn
+
+from clients.model.base import Base
+from strategies.errors import ModelError
+from strategies.lora import alpha_of
+from strategies.peft_format import parameter_name
+from strategies.types import (
+    LORA_A,
+    LORA_B,
+    Dense,
+    GroupName,
+    GroupPlan,
+    LowRank,
+    ParamKey,
+    Tensors,
+)
+
+_ADAPTER = "default"
+
+
+@dataclass(slots=True)
+class AdaptedModel:
+    """A base model that becomes base + state, one state after another.
+
+    Low-rank groups are peft LoRA layers, each with the rank of its own tensors; dense parts are base
+    value + offset.  Layers are rebuilt only when the adapted modules or their ranks change.  Every
+    ``apply`` starts from the base's own values, so nothing drifts.
+    """
+
+    base: Base
+    _addresses: dict[ParamKey, str] = field(init=False)  # dense parts → parameter name in the base
+    _values: dict[ParamKey, Tensor] = field(default_factory=dict)  # base values of moved dense parts
+    _ranks: dict[str, int] = field(default_factory=dict)  # adapted module → rank
+    _layers: dict[str, LoraLayer] = field(default_factory=dict)
+    _lora: LoraModel | None = None
+
+    def __post_init__(self) -> None:
+        self._addresses = addresses_of(self.base)
+        self.module.requires_grad_(False)
+
+    @property
+    def module(self) -> nn.Module:
+        """The model itself, with the adapters of the state applied last."""
+        return self.base.module
+
+    def apply(self, tensors: Tensors, scale: float) -> None:
+        """Become base + ``tensors``.
+
+        Raises: ModelError for a group the model does not have or that cannot carry LoRA.
+        """
+        ranks = {str(key.group): value.shape[0] for key, value in tensors.items() if key.part == LORA_A}
+        with torch.no_grad():
+            self._restore_dense()
+            if ranks != self._ranks:
+                self._rebuild(ranks, scale)
+            for key, value in tensors.items():
+                if key.part in (LORA_A, LORA_B):
+                    self._factor(key).copy_(torch.from_numpy(value))
+                else:
+                    self._move(key, torch.from_numpy(value))
+            for layer in self._layers.values():
+                layer.scaling[_ADAPTER] = scale
+
+    def trainable(self, groups: Mapping[GroupName, GroupPlan]) -> dict[ParamKey, nn.Parameter]:
+        """The parameters ``groups`` trains, in a fixed order; all others are frozen.
+
+        Raises: ModelError for a group that is not there, or a rank other than the applied one.
+        """
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)  # noqa: FBT003 - torch
+            parameter.grad = None
+        chosen = dict[ParamKey, nn.Parameter]()
+        for name, plan in sorted(groups.items()):
+            chosen |= self._low_rank(name, plan) if isinstance(plan, LowRank) else self._dense(name, plan)
+        for parameter in chosen.values():
+            parameter.requires_grad_(True)  # noqa: FBT003 - torch
+        return chosen
+
+    def read(self, keys: Iterable[ParamKey]) -> dict[ParamKey, NDArray[np.float32]]:
+        """Current values as a state holds them: factors as they are, dense parts less the base."""
+        found = dict[ParamKey, NDArray[np.float32]]()
+        for key in keys:
+            if key.part in (LORA_A, LORA_B):
+                value = self._factor(key).detach()
+            else:
+                value = self._parameter(key).detach() - self._base_value(key)
+            found[key] = value.float().numpy().copy()
+        return found
+
+    def base_values(self, groups: Iterable[GroupName]) -> dict[ParamKey, NDArray[np.float32]]:
+        """The base's own values of ``groups``, whatever state is applied.
+
+        Raises: ModelError for a group the model does not have.
+        """
+        wanted = set(groups)
+        if unknown := sorted(wanted - {key.group for key in self._addresses}):
+            raise ModelError(f"base values of group {unknown[0]!r}, which the model does not have")
+        found = dict[ParamKey, NDArray[np.float32]]()
+        for key in self._addresses:
+            if key.group in wanted:
+                value = self._values.get(key)
+                value = self._parameter(key).detach() if value is None else value
+                found[key] = value.float().numpy().copy()
+        return found
+
+    def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """(n, C) for classification, (n, t, vocabulary) for a causal LM; labels are not passed on."""
+        fed = {name: value for name, value in inputs.items() if name != "labels"}
+        logits: Tensor = self.module(**fed).logits
+        return logits
+
+    def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Pooled features (n, d).
+
+        Raises: ModelError where the checkpoint's own head does the pooling.
+        """
+        pooled = getattr(self.module, "features", None)
+        if pooled is None:
+            raise ModelError('features need model.pooling = "mean" or "cls"')
+        fed = {name: value for name, value in inputs.items() if name != "labels"}
+        features: Tensor = pooled(fed)
+        return features
+
+    def _restore_dense(self) -> None:
+        for key, value in self._values.items():
+            self._parameter(key).copy_(value)
+
+    def _move(self, key: ParamKey, offset: Tensor) -> None:
+        parameter = self._parameter(key)
+        if offset.shape != parameter.shape:
+            raise ModelError(f"{key} has shape {tuple(offset.shape)}, expected {tuple(parameter.shape)}")
+        parameter.copy_(self._base_value(key) + offset)
+
+    def _base_value(self, key: ParamKey) -> Tensor:
+        if key not in self._values:
+            self._values[key] = self._parameter(key).detach().clone()
+        return self._values[key]
+
+    def _parameter(self, key: ParamKey) -> nn.Parameter:
+        if key not in self._addresses:
+            raise ModelError(f"the model has no tensor {key}")
+        owner, _, part = self._addresses[key].rpartition(".")
+        module = self.module.get_submodule(owner)
+        # peft has moved an adapted module's own parameters one level down.
+        return getattr(getattr(module, "base_layer", module), part)  # type: ignore[no-any-return]
+
+    def _factor(self, key: ParamKey) -> nn.Parameter:
+        layer = self._layers[key.group]
+        factor = layer.lora_A if key.part == LORA_A else layer.lora_B
+        return factor[_ADAPTER].weight  # type: ignore[no-any-return]
+
+    def _rebuild(self, ranks: dict[str, int], scale: float) -> None:
+        """Replace all LoRA layers by ones of the given ranks."""
+        if self._lora is not None:
+            self._lora.unload()
+            self._lora, self._layers, self._ranks = None, {}, {}
+        if not ranks:
+            return
+        linear = {str(g.name) for g in self.base.description.groups if g.linear}
+        if strangers := sorted(set(ranks) - linear):
+            raise ModelError(f"LoRA on {strangers[0]!r}, which is no linear module of this model")
+        with torch.random.fork_rng(devices=[]):  # peft draws initial values; ours replace them
+            self._lora = LoraModel(self.module, lora_config(ranks, scale), _ADAPTER)
+        self._layers = {name: self.module.get_submodule(name) for name in ranks}  # type: ignore[misc]
+        self._ranks = ranks
+        for name, layer in self._layers.items():
+            # peft passes over a pattern that matches nothing with no more than a warning.
+            if layer.r[_ADAPTER] != ranks[name]:
+                raise ModelError(f"peft gave {name} rank {layer.r[_ADAPTER]}, expected {ranks[name]}")
+
+    def _low_rank(self, name: GroupName, plan: LowRank) -> dict[ParamKey, nn.Parameter]:
+        if self._ranks.get(name) != plan.rank:
+            raise ModelError(
+                f"plan trains {name} at rank {plan.rank}, the state has rank {self._ranks.get(name)}"
+            )
+        parts = [part for part, on in ((LORA_A, plan.train_a), (LORA_B, plan.train_b)) if on]
+        keys = [ParamKey(name, part) for part in parts]
+        return {key: self._factor(key) for key in keys}
+
+    def _dense(self, name: GroupName, plan: Dense) -> dict[ParamKey, nn.Parameter]:
+        keys = [key for key in self._addresses if key.group == name]
+        if not keys:
+            raise ModelError(f"plan trains group {name!r}, which the model does not have")
+        for key in keys:
+            self._base_value(key)  # before training moves it
+        return {key: self._parameter(key) for key in keys}
+
+
+def lora_config(ranks: Mapping[str, int], scale: float) -> LoraConfig:
+    """One peft configuration with a rank per module and alpha/r the same for all."""
+    return LoraConfig(
+        r=max(ranks.values()),
+        lora_alpha=alpha_of(max(ranks.values()), scale),  # type: ignore[arg-type]  # floats are fine
+        target_modules=sorted(ranks),
+        rank_pattern=dict(ranks),
+        alpha_pattern={name: alpha_of(rank, scale) for name, rank in ranks.items()},
+        lora_dropout=0.0,
+        bias="none",
+    )
+
+
+def addresses_of(base: Base) -> dict[ParamKey, str]:
+    """The full parameter name of every dense part of every group."""
+    return {
+        ParamKey(group.name, part): parameter_name(group, part)
+        for group in base.description.groups
+        for part in group.parts
+    }

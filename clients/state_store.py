@@ -1,0 +1,95 @@
+"""Durable state of a client, one file per step, so that a client can step back with the server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.errors import DataError
+from strategies.protocols import ReplayMemory
+from strategies.types import ClientId
+
+log = logging.getLogger(__name__)
+
+_KEPT_VERSIONS: Final = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientState:
+    """What a client carries from round to round.
+
+    ``offered`` are the ids of the current task that the memory has been offered already.
+    """
+
+    memory: ReplayMemory
+    task_index: int = -1
+    offered: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class ClientStateStore:
+    """Files ``<folder>/<run>/<client>/step-<index>.npz``; the last few versions are kept."""
+
+    folder: Path
+
+    def load(self, run_id: str, client_id: ClientId, *, before_step: int) -> ClientState | None:
+        """The newest state older than ``before_step``; a damaged file is named and passed over.
+
+        Raises: DataError if there are files and all of them are damaged.
+        """
+        candidates = [p for step, p in self._versions(run_id, client_id) if step < before_step]
+        for path in reversed(candidates):
+            try:
+                return _read(path)
+            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                log.warning("client state %s is damaged (%s); using the version before", path, error)
+        if candidates:
+            raise DataError(f"every state file of {client_id} in {candidates[0].parent} is damaged")
+        return None
+
+    def save(self, run_id: str, client_id: ClientId, step: int, state: ClientState) -> None:
+        """Write atomically, forget versions this one replaces and all but the last few."""
+        path = self._folder(run_id, client_id) / f"step-{step:08d}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, **_arrays(state))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        versions = list(self._versions(run_id, client_id))
+        kept = [p for index, p in versions if index <= step][-_KEPT_VERSIONS:]
+        for _, old in versions:
+            if old not in kept:
+                old.unlink(missing_ok=True)
+
+    def _folder(self, run_id: str, client_id: ClientId) -> Path:
+        return self.folder / run_id / client_id
+
+    def _versions(self, run_id: str, client_id: ClientId) -> Iterator[tuple[int, Path]]:
+        """Step and file, oldest first."""
+        for path in sorted(self._folder(run_id, client_id).glob("step-*.npz")):
+            yield int(path.stem.removeprefix("step-")), path
+
+
+def _arrays(state: ClientState) -> dict[str, NDArray[np.int64]]:
+    memory = state.memory
+    numbers = np.array([memory.capacity, memory.num_offered, state.task_index], dtype=np.int64)
+    return {"numbers": numbers, "ids": memory.ids, "tasks": memory.tasks, "offered": state.offered}
+
+
+def _read(path: Path) -> ClientState:
+    with np.load(path, allow_pickle=False) as arrays:
+        capacity, num_offered, task_index = (int(number) for number in arrays["numbers"])
+        memory = ReplayMemory(
+            capacity=capacity, ids=arrays["ids"], tasks=arrays["tasks"], num_offered=num_offered
+        )
+        return ClientState(memory=memory, task_index=task_index, offered=arrays["offered"])

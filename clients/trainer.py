@@ -1,0 +1,317 @@
+"""Everything a client can be asked, on data that stays here: who are you, train, evaluate.
+
+A ``LocalTrainer`` serves any number of clients of one process: base model and tokenised data are
+loaded once per recipe and shared, what belongs to one client lies in its durable state on disk.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from clients import profile as device
+from clients.data import Dataset, Shard, open_dataset
+from clients.evaluation import evaluate
+from clients.methods.base import ClientMethod
+from clients.model import AdaptedModel, Base, build_base
+from clients.state_store import ClientState, ClientStateStore
+from clients.training import LocalRun, train
+from strategies.catalog import CLIENT_METHODS, REPLAY_POLICIES, build
+from strategies.errors import ConfigError, Fault, ModelError, PerennialError
+from strategies.protocols import ReplayMemory
+from strategies.recipe import DataRecipe, SharedRecipe
+from strategies.rng import rng_for
+from strategies.types import (
+    HEAD,
+    Assignment,
+    ClientFailure,
+    ClientId,
+    ClientProfile,
+    FailureReason,
+    GroupName,
+    Score,
+    StrategyChoice,
+    Tensors,
+    Update,
+    Work,
+    client_ids,
+)
+from strategies.wire import (
+    decode_assignment,
+    decode_recipe,
+    encode_profile,
+    encode_result,
+    kind_of,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """What the client's own operator decides.
+
+    ``data``, if given, replaces the data section of whatever recipe the server sends: the server
+    never chooses which files are read here.  Simulated clients leave it out.
+    """
+
+    cache_folder: Path
+    state_folder: Path
+    data_folder: Path | None = None
+    data: DataRecipe | None = None
+    num_threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Workshop:
+    """What one recipe builds, shared by all clients of the process."""
+
+    recipe: SharedRecipe
+    dataset: Dataset
+    base: Base
+    model: AdaptedModel
+
+
+@dataclass(slots=True)
+class LocalTrainer:
+    """Answers messages for the clients of this process; one at a time."""
+
+    settings: ClientSettings
+    _workshops: dict[str, _Workshop] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        torch.set_num_threads(self.settings.num_threads)
+
+    def answer(self, client_id: ClientId, message: bytes) -> bytes:
+        """The reply to any message of ours; this client's faults come back as values."""
+        if kind_of(message) == "recipe":
+            recipe, groups = decode_recipe(message)
+            return encode_profile(*self.describe(recipe, client_id, groups))
+        start = time.monotonic()
+        assignment, tensors = decode_assignment(message)
+        try:
+            return encode_result(self.run(assignment, tensors, client_id, since=start))
+        except PerennialError as error:
+            log.warning("%s cannot do %s: %s", client_id, assignment.assignment_id, error)
+            return encode_result(_failed(assignment, FailureReason.CRASHED, str(error)))
+
+    def describe(
+        self, recipe_json: str, client_id: ClientId, groups: Sequence[GroupName]
+    ) -> tuple[ClientProfile, Tensors]:
+        """This client's profile, and the base model's own values of ``groups``."""
+        shop = self._workshop(recipe_json)
+        shard = _shard(shop, client_id)
+        kind, name = device.device_kind()
+        profile = ClientProfile(
+            client_id=client_id,
+            kind=kind,
+            device=name,
+            memory_bytes=device.memory_bytes(),
+            tasks=shop.dataset.tasks,
+            num_train=shard.num_train,
+            num_test=shard.num_test,
+            model=shop.base.description,
+        )
+        return profile, shop.model.base_values(groups)
+
+    def run(
+        self, assignment: Assignment, tensors: Tensors, client_id: ClientId, *, since: float
+    ) -> Update | ClientFailure:
+        """Evaluate the incoming state, then train on it, as far as the assignment asks for either."""
+        shop = self._workshop(assignment.recipe)
+        if assignment.client_id != client_id:
+            detail = f"assignment for {assignment.client_id} reached {client_id}"
+            return _failed(assignment, FailureReason.WRONG_PLAN, detail)
+        if assignment.base_digest != shop.base.description.base_digest:
+            detail = f"planned for {assignment.base_digest[:12]}, here is {shop.base.description.base_digest[:12]}"
+            return _failed(assignment, FailureReason.WRONG_BASE, detail)
+        clock = _Clock(since)
+        shop.model.apply(tensors, assignment.scale)
+        clock.lap("load")
+        shard, scores = _shard(shop, client_id), tuple[Score, ...]()
+        if assignment.evaluation:
+            scores = evaluate(
+                shop.model, shop.dataset, shard, assignment.evaluation, shop.recipe
+            )
+            clock.lap("evaluate")
+        if not assignment.work:
+            return _update(assignment, scores, clock)
+        run = self._local_run(shop, shard, assignment, assignment.work)
+        if not len(run.new_ids):
+            detail = f"no training examples of tasks {assignment.work.tasks}"
+            return _failed(assignment, FailureReason.NO_EXAMPLES, detail)
+        sent = shop.model.read(run.trainable)
+        loss = train(run, [_method(choice) for choice in assignment.work.methods])
+        clock.lap("train")
+        trained = shop.model.read(run.trainable)
+        self._states().save(assignment.run_id, client_id, assignment.step_index, run.state)
+        clock.lap("save")
+        return replace(
+            _update(assignment, scores, clock),
+            delta={key: trained[key] - sent[key] for key in trained},
+            num_examples=_counts(assignment, run),
+            statistics=_drift(sent, trained),
+            metrics=_metrics(run, loss),
+        )
+
+    def _local_run(
+        self, shop: _Workshop, shard: Shard, assignment: Assignment, work: Work
+    ) -> LocalRun:
+        stored = self._states().load(
+            assignment.run_id, assignment.client_id, before_step=assignment.step_index
+        )
+        ids = np.concatenate([shard.train_ids(task) for task in work.tasks])
+        # torch's own stream feeds dropout only; it too belongs to this client and round alone.
+        torch.manual_seed(assignment.seed)
+        return LocalRun(
+            task_index=assignment.task_index,
+            work=work,
+            recipe=shop.recipe.model,
+            dataset=shop.dataset,
+            model=shop.model,
+            trainable=shop.model.trainable(assignment.groups),
+            new_ids=ids,
+            allowed=_allowed(shop, shard, assignment),
+            policy=build(REPLAY_POLICIES, work.replay.policy, key="replay.policy"),
+            state=stored or ClientState(memory=ReplayMemory.empty(work.replay.capacity)),
+            rng=rng_for(assignment.seed, "batches"),
+            memory_rng=rng_for(assignment.seed, "memory"),
+        )
+
+    def _states(self) -> ClientStateStore:
+        return ClientStateStore(self.settings.state_folder)
+
+    def _workshop(self, recipe_json: str) -> _Workshop:
+        if recipe_json not in self._workshops:
+            self._workshops.clear()  # one model in memory, not one per run served
+            self._workshops[recipe_json] = _open(recipe_json, self.settings)
+        return self._workshops[recipe_json]
+
+
+@dataclass(slots=True)
+class _Clock:
+    """Splits a client's time by phase, in seconds."""
+
+    start: float
+    laps: dict[str, float] = field(default_factory=dict)
+    last: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.last = self.start
+
+    def lap(self, phase: str) -> None:
+        now = time.monotonic()
+        self.laps[phase] = now - self.last
+        self.last = now
+
+    def seconds(self) -> dict[str, float]:
+        return self.laps | {"compute": time.monotonic() - self.start}
+
+
+def _open(recipe_json: str, settings: ClientSettings) -> _Workshop:
+    recipe = SharedRecipe.model_validate_json(recipe_json)
+    if settings.data:
+        recipe = recipe.model_copy(update={"data": settings.data})
+    dataset = open_dataset(recipe, settings.cache_folder, settings.data_folder)
+    base = build_base(
+        recipe.model,
+        num_labels=len(dataset.label_names),
+        vocab_size=dataset.vocab_size,
+        seed=recipe.seed,
+        public_images=dataset.public_images,
+        cache_folder=settings.cache_folder,
+    )
+    return _Workshop(recipe=recipe, dataset=dataset, base=base, model=AdaptedModel(base))
+
+
+def _shard(shop: _Workshop, client_id: ClientId) -> Shard:
+    ids = client_ids(shop.recipe.num_clients)
+    if client_id not in ids:
+        raise ModelError(f"client {client_id!r} is none of {ids[0]} … {ids[-1]}")
+    return shop.dataset.shard(ids.index(client_id))
+
+
+def _method(choice: StrategyChoice) -> ClientMethod:
+    """The method behind a catalog name.
+
+    Raises: ConfigError for an unknown name or parameters it does not take.
+    """
+    if choice.name not in CLIENT_METHODS:
+        known = ", ".join(sorted(CLIENT_METHODS))
+        raise ConfigError("learning.methods", [Fault("name", repr(choice.name), f"one of {known}")])
+    module, _, name = CLIENT_METHODS[choice.name].partition(":")
+    method: type[ClientMethod] = getattr(importlib.import_module(module), name)
+    return build({choice.name: method}, choice, key="learning.methods")
+
+
+def _allowed(shop: _Workshop, shard: Shard, assignment: Assignment) -> torch.Tensor:
+    """Classes the client has held so far, (C,); a row it never saw is not pushed down."""
+    allowed = torch.zeros(len(shop.dataset.label_names), dtype=torch.bool)
+    tasks = assignment.work.tasks if assignment.work else ()
+    allowed[torch.from_numpy(shard.classes_seen(range(max(tasks, default=-1) + 1)))] = True
+    return allowed
+
+
+def _counts(assignment: Assignment, run: LocalRun) -> dict[GroupName, NDArray[np.int64]]:
+    """Aggregation weights: all examples for shared groups, per class for the head's rows.
+
+    Replayed classes count with what the memory holds of them: those rows were trained too.
+    """
+    total = np.array(len(run.new_ids), dtype=np.int64)
+    counts = {name: total for name in assignment.groups}
+    if HEAD in counts and (run.recipe.pooling != "model"):
+        held = np.concatenate([run.new_ids, run.state.memory.ids])
+        labels = run.dataset.train.labels[np.unique(held)]
+        counts[HEAD] = np.bincount(labels, minlength=len(run.dataset.label_names)).astype(np.int64)
+    return counts
+
+
+def _drift(sent: Tensors, trained: Tensors) -> dict[GroupName, dict[str, float]]:
+    """Per group, the squared length of what local training moved, and how many values it has."""
+    drift = dict[GroupName, dict[str, float]]()
+    for key, value in trained.items():
+        entry = drift.setdefault(key.group, {"squared": 0.0, "values": 0.0})
+        entry["squared"] += float(np.sum((value - sent[key]) ** 2, dtype=np.float64))
+        entry["values"] += value.size
+    return drift
+
+
+def _metrics(run: LocalRun, loss: float) -> dict[str, float]:
+    metrics = {
+        "num_examples": float(len(run.new_ids)),
+        "steps": float(run.work.steps),
+        "replayed": float(run.num_replayed),
+        "memory": float(len(run.state.memory.ids)),
+    }
+    return metrics | ({"loss": loss} if run.work.steps else {})
+
+
+def _update(assignment: Assignment, scores: tuple[Score, ...], clock: _Clock) -> Update:
+    return Update(
+        assignment_id=assignment.assignment_id,
+        client_id=assignment.client_id,
+        plan_hash=assignment.plan_hash(),
+        delta={},
+        num_examples={},
+        scores=scores,
+        seconds=clock.seconds(),
+        peak_memory_bytes=device.peak_memory_bytes(),
+    )
+
+
+def _failed(assignment: Assignment, reason: FailureReason, detail: str) -> ClientFailure:
+    return ClientFailure(
+        assignment_id=assignment.assignment_id,
+        client_id=assignment.client_id,
+        reason=reason,
+        detail=detail,
+    )

@@ -1,0 +1,189 @@
+"""The local loop: a few optimizer steps on one client's own examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from clients.model import AdaptedModel, example_losses
+from clients.state_store import ClientState
+from strategies.protocols import ExampleIds, ReplayPolicy
+from strategies.recipe import ModelRecipe
+from strategies.rng import Rng
+from strategies.types import HEAD, Optimization, ParamKey, Work
+
+if TYPE_CHECKING:
+    from clients.data import Dataset
+    from clients.methods.base import ClientMethod
+
+
+class Draw(NamedTuple):
+    """The example ids of one step: of the tasks at hand, and from the memory."""
+
+    new: ExampleIds
+    replayed: ExampleIds
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step's examples, new ones first, as the model's inputs."""
+
+    draw: Draw
+    inputs: Mapping[str, Tensor]
+
+
+@dataclass(slots=True, kw_only=True)
+class LocalRun:
+    """One client's local training, as its methods see it.
+
+    ``new_ids`` are the client's examples of the tasks at hand; ``allowed (C,)`` marks the classes it
+    has ever held, the only ones its loss may push.  Methods may change ``state`` and ``num_replayed``.
+    """
+
+    task_index: int
+    work: Work
+    recipe: ModelRecipe
+    dataset: Dataset
+    model: AdaptedModel
+    trainable: Mapping[ParamKey, torch.nn.Parameter]
+    new_ids: ExampleIds
+    allowed: Tensor
+    policy: ReplayPolicy
+    state: ClientState
+    rng: Rng
+    memory_rng: Rng
+    num_replayed: int = 0
+    used: set[int] = field(default_factory=set)  # new examples trained on so far
+
+    def tensors_of(self, ids: ExampleIds) -> dict[str, Tensor]:
+        """The model's inputs for ``ids``, padded to the longest."""
+        return {name: torch.from_numpy(a) for name, a in self.dataset.train.collate(ids).items()}
+
+    def remember(self) -> None:
+        """Offer the memory what was trained on for the first time in this task, in id order."""
+        state = self.state
+        fresh = np.setdiff1d(np.array(sorted(self.used), dtype=np.int64), state.offered)
+        memory = self.policy.admit(state.memory, fresh, self.task_index, self.memory_rng)
+        offered = np.union1d(state.offered, fresh)
+        self.state = replace(state, memory=memory, offered=offered)
+
+
+def train(run: LocalRun, methods: Sequence[ClientMethod]) -> float:
+    """Carry out ``run.work`` on the model in place; the mean loss, NaN without steps.
+
+    The optimizer is fresh: the server's merge may have rotated the factors its moments belong to.
+    """
+    if run.state.task_index != run.task_index:
+        run.state = replace(run.state, task_index=run.task_index, offered=np.zeros(0, dtype=np.int64))
+        for method in methods:
+            method.task_start(run)
+    ids = run.new_ids
+    for method in methods:
+        ids = method.select(run, ids)
+    losses = _steps(run, methods, ids) if run.work.steps else []
+    for method in methods:
+        method.after_local(run)
+    if run.work.first_step + run.work.steps == run.work.total_steps:
+        for method in methods:
+            method.task_end(run)
+    return float(np.mean(losses)) if losses else math.nan
+
+
+def _steps(run: LocalRun, methods: Sequence[ClientMethod], ids: ExampleIds) -> list[float]:
+    work, losses = run.work, list[float]()
+    parameters = list(run.trainable.values())
+    optimizer = _optimizer(run.trainable, work.optimization)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    run.model.module.train()
+    for step, new in enumerate(_batches(ids, run.dataset.train.lengths, work, run.rng)):
+        factor = rate_factor(work.optimization, (work.first_step + step) / work.total_steps)
+        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = rate * factor
+        losses.append(_one_step(run, methods, new, optimizer, parameters))
+    run.model.module.eval()
+    return losses
+
+
+def _one_step(
+    run: LocalRun,
+    methods: Sequence[ClientMethod],
+    new: ExampleIds,
+    optimizer: torch.optim.Optimizer,
+    parameters: list[torch.nn.Parameter],
+) -> float:
+    draw = Draw(new, new[:0])
+    for method in methods:
+        draw = method.batch(run, draw)
+    batch = Batch(draw, run.tensors_of(np.concatenate(draw)))
+    loss = example_losses(run.model, batch.inputs, run.allowed).mean()
+    for method in methods:
+        loss = method.loss(run, batch, loss)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch
+    for method in methods:
+        method.grad(run)
+    torch.nn.utils.clip_grad_norm_(parameters, run.work.optimization.max_grad_norm)
+    optimizer.step()
+    for method in methods:
+        method.after_step(run)
+    run.used.update(draw.new.tolist())
+    return loss.item()
+
+
+def _optimizer(
+    trainable: Mapping[ParamKey, torch.nn.Parameter], plan: Optimization
+) -> torch.optim.Optimizer:
+    head = [p for key, p in trainable.items() if key.group == HEAD]
+    rest = [p for key, p in trainable.items() if key.group != HEAD]
+    groups = [
+        {"params": rest, "lr": plan.learning_rate},
+        {"params": head, "lr": plan.head_learning_rate},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], weight_decay=plan.weight_decay, foreach=True
+    )
+
+
+def _batches(
+    ids: ExampleIds, lengths: NDArray[np.int64], work: Work, rng: Rng
+) -> NDArray[np.int64]:
+    """``work.steps`` batches out of shuffled passes over ``ids``, each of examples alike in length.
+
+    The round's draw is cut by length, so that little is padded, and the cuts come in random order.
+    """
+    size = min(work.batch_size, len(ids))
+    needed = work.steps * size
+    passes = [rng.permutation(ids) for _ in range(-(-needed // len(ids)))]
+    drawn = np.concatenate(passes)[:needed]
+    by_length = drawn[np.argsort(lengths[drawn], kind="stable")].reshape(work.steps, size)
+    return rng.permuted(rng.permutation(by_length, axis=0), axis=1)
+
+
+def rate_factor(plan: Optimization, progress: float) -> float:
+    """Share of the peak learning rate at ``progress`` through the task, in [0, 1)."""
+    match plan.schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1.0 - progress
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        case "one-cycle":
+            return _one_cycle(progress)
+
+
+def _one_cycle(progress: float, warm_up: float = 0.3, start: float = 0.04) -> float:
+    """Cosine up from ``start`` over the first ``warm_up``, cosine down to 0 after.
+
+    Source: Smith and Topin, arXiv 1708.07120, with torch's default shape.
+    """
+    if progress < warm_up:
+        return start + (1 - start) * 0.5 * (1 - math.cos(math.pi * progress / warm_up))
+    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))

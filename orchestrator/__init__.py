@@ -1,0 +1,1 @@
+"""The server side: when, who, remember.  Loads no model and needs no torch."""

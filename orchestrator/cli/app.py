@@ -1,0 +1,236 @@
+"""Commands of ``perennial``: parse, call, print.
+
+Exit codes: 0 done, 1 the run failed, 2 bad usage or configuration, 130 interrupted and resumable.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+
+from orchestrator.cli import output
+from orchestrator.cli.live import LiveView
+from orchestrator.conduct import submit, write_report
+from orchestrator.config import RunConfig, config_schema, load_config, parse_config
+from orchestrator.doctor import examine
+from orchestrator.examples import NAMES, example_text
+from orchestrator.home import Home
+from orchestrator.launch import Simulation, export_merged, run_in_process
+from orchestrator.report import render_comparison
+from orchestrator.store import upgrade_database
+from orchestrator.store.base import RunStatus
+from orchestrator.summary import compare, run_listing, show
+from strategies.catalog import KINDS, nearest
+from strategies.errors import ConfigError, Fault, PerennialError, RunNotFoundError
+
+app = typer.Typer(
+    help="Continual federated fine-tuning: many data owners, task after task, nothing forgotten.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="The run file.", no_args_is_help=True)
+db_app = typer.Typer(help="The run database.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+app.add_typer(db_app, name="db")
+
+EXIT_CODES: Final = {RunStatus.COMPLETED: 0, RunStatus.FAILED: 1, RunStatus.INTERRUPTED: 130}
+
+
+class Format(StrEnum):
+    """How a listing is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+RunFile = Annotated[Path, typer.Argument(help="A TOML run file.", show_default=False)]
+RunId = Annotated[str, typer.Argument(help="A run's id, the start of one, or `latest`.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. seed=3.")
+]
+AsFormat = Annotated[Format, typer.Option("--format", help="Text for people, JSON for programs.")]
+
+
+def main() -> None:
+    """Entry point: errors of ours become one message and an exit code."""
+    try:
+        app(standalone_mode=True)
+    except (ConfigError, RunNotFoundError) as error:
+        _complain(error)
+        sys.exit(2)
+    except PerennialError as error:
+        _complain(error)
+        sys.exit(1)
+
+
+def _complain(error: PerennialError) -> None:
+    Console(stderr=True, highlight=False).print(f"[bold red]error[/] {output.escaped(str(error))}")
+
+
+@app.command()
+def run(path: RunFile, overrides: Overrides = None) -> None:
+    """Run a file: simulate its clients, learn its tasks, report."""
+    config, home = load_config(path, overrides or ()), Home.from_environment()
+    _carry_out(submit(config, home), config, home)
+
+
+@app.command()
+def resume(run_id: RunId) -> None:
+    """Continue an interrupted run from its last committed round."""
+    home = Home.from_environment()
+    record = home.store().get_run(run_id)
+    if record.status is not RunStatus.INTERRUPTED:
+        expected = "an interrupted run; see `perennial runs`"
+        raise ConfigError("resume", [Fault(record.run_id, f"a {record.status} run", expected)])
+    config = parse_config(record.config, source=f"run {record.run_id}")
+    _carry_out(record.run_id, config, home)
+
+
+def _carry_out(run_id: str, config: RunConfig, home: Home) -> None:
+    with LiveView(run_id, home.store(), Console()) as view:
+        if config.federation.transport == "in-process":
+            status = run_in_process(run_id, config, home, on_progress=view.refresh)
+        else:
+            status = Simulation.start(run_id, home).watch(view.refresh)
+    record = home.store().get_run(run_id)
+    shown = show(record, home.store().rounds(run_id), home.store().events(run_id))
+    output.print_outcome(shown, log_path=home.run_folder(run_id) / "run.log")
+    raise typer.Exit(EXIT_CODES[status])
+
+
+@app.command()
+def runs(as_format: AsFormat = Format.TEXT, limit: int = 20) -> None:
+    """List runs, newest first."""
+    listing = run_listing(Home.from_environment().store().list_runs(limit=limit))
+    output.emit(listing, as_json=as_format is Format.JSON, text=output.print_runs)
+
+
+@app.command("show")
+def show_run(run_id: RunId = "latest", as_format: AsFormat = Format.TEXT) -> None:
+    """Everything known of a run."""
+    shown = _shown(run_id, Home.from_environment())
+    output.emit(shown, as_json=as_format is Format.JSON, text=output.print_run)
+
+
+@app.command("compare")
+def compare_runs(
+    run_ids: Annotated[list[str], typer.Argument(help="Two or more runs.")],
+    as_format: AsFormat = Format.TEXT,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with curves.")] = None,
+) -> None:
+    """Results side by side, and the settings in which the runs differ."""
+    home = Home.from_environment()
+    shows = [_shown(run_id, home) for run_id in run_ids]
+    if html:
+        html.write_text(render_comparison(shows), encoding="utf-8")
+    output.emit(compare(shows), as_json=as_format is Format.JSON, text=output.print_comparison)
+
+
+@app.command()
+def report(
+    run_id: RunId = "latest",
+    to: Annotated[Path | None, typer.Option(help="Default: in the run's own folder.")] = None,
+) -> None:
+    """Write one self-contained HTML file about a run."""
+    home = Home.from_environment()
+    record = home.store().get_run(run_id)
+    path = to or home.run_folder(record.run_id) / "report.html"
+    write_report(record.run_id, home.store(), path)
+    typer.echo(path)
+
+
+@app.command()
+def export(
+    run_id: RunId,
+    to: Annotated[Path, typer.Option(help="A new folder.")],
+    merged: Annotated[bool, typer.Option("--merged", help="The whole model, adapter merged.")] = False,  # noqa: FBT002
+) -> None:
+    """Copy a run's newest adapter, in PEFT format, or write the merged model."""
+    record = Home.from_environment().store().get_run(run_id)
+    if record.adapter_path is None or not Path(record.adapter_path).is_dir():
+        found = record.adapter_path or "none"
+        expected = "an adapter published after a task"
+        raise ConfigError("export", [Fault(record.run_id, found, expected)])
+    if to.exists() and any(to.iterdir()):
+        raise ConfigError("export", [Fault("--to", f"{to}, not empty", "a new or empty folder")])
+    if merged:
+        export_merged(Path(record.adapter_path), to)
+    else:
+        shutil.copytree(record.adapter_path, to, dirs_exist_ok=True)
+    typer.echo(to)
+
+
+@app.command()
+def strategies(
+    what: Annotated[str | None, typer.Argument(help="A kind, or a strategy's name.")] = None,
+    as_format: AsFormat = Format.TEXT,
+) -> None:
+    """The catalog: every strategy by kind, with its parameters and source."""
+    entries = output.catalog_entries()
+    if what:
+        entries = [e for e in entries if what in (e["kind"], e["name"])]
+    if not entries:
+        words = [*KINDS, *(name for table in KINDS.values() for name in table)]
+        fault = Fault("strategies", repr(what), f"one of {', '.join(words)}", nearest(what or "", words))
+        raise ConfigError("strategies", [fault])
+    output.emit(
+        {"strategies": entries}, as_json=as_format is Format.JSON, text=output.print_strategies
+    )
+
+
+@app.command()
+def init(
+    example: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")] = "digits",
+    to: Annotated[Path | None, typer.Option(help="Default: <example>.toml here.")] = None,
+) -> None:
+    """Write an example run file here."""
+    text, path = example_text(example), to or Path(f"{example}.toml")
+    if path.exists():
+        raise ConfigError("init", [Fault(str(path), "a file", "a path that is free", "try --to")])
+    path.write_text(text, encoding="utf-8")
+    typer.echo(f"wrote {path}; next: perennial run {path}")
+
+
+@app.command()
+def doctor(as_format: AsFormat = Format.TEXT) -> None:
+    """Look for what would break a run before one is started."""
+    findings = examine(Home.from_environment())
+    output.emit(
+        {"checks": findings}, as_json=as_format is Format.JSON, text=output.print_findings
+    )
+    raise typer.Exit(0 if all(finding["ok"] for finding in findings) else 1)
+
+
+@config_app.command("schema")
+def schema() -> None:
+    """JSON Schema of a run file."""
+    output.print_json(config_schema())
+
+
+@db_app.command("upgrade")
+def upgrade() -> None:
+    """Bring the run database to this program's schema."""
+    before, after = upgrade_database(Home.from_environment().database_url)
+    same = "already at" if before == after else f"upgraded from {before or 'nothing'} to"
+    typer.echo(f"{same} {after}")
+
+
+def _shown(run_id: str, home: Home) -> output.Shown:
+    store = home.store()
+    record = store.get_run(run_id)
+    path = home.run_folder(record.run_id) / "report.html"
+    return show(
+        record,
+        store.rounds(record.run_id),
+        store.events(record.run_id),
+        report_path=str(path) if path.exists() else None,
+    )
+
+

@@ -1,0 +1,186 @@
+"""How results are printed: tables for people, strict JSON for programs."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from orchestrator.cli.live import clock, size
+from orchestrator.doctor import Finding
+from strategies.catalog import KINDS
+
+Shown = Mapping[str, Any]
+T = TypeVar("T")
+
+escaped = escape
+
+
+def emit(value: T, *, as_json: bool, text: Callable[[Console, T], None]) -> None:
+    """Print ``value`` in the format asked for."""
+    if as_json:
+        print_json(value)
+    else:
+        text(Console(), value)
+
+
+def print_json(value: object) -> None:
+    """Strict JSON: NaN and infinities have become null before they come here."""
+    typer.echo(json.dumps(value, indent=2, allow_nan=False, default=str))
+
+
+def print_outcome(shown: Shown, *, log_path: Path) -> None:
+    """The last words of ``perennial run``."""
+    console = Console()
+    if shown["accuracy_matrix"] and shown["tasks"]:
+        console.print(_matrix(shown))
+        console.print(_headline(shown))
+    style = {"completed": "green", "failed": "red"}.get(shown["status"], "yellow")
+    console.print(f"\n[{style}]{shown['status']}[/] in {clock(shown['duration_seconds'] or 0)}", end="")
+    console.print(f" · run [bold]{shown['run_id']}[/]")
+    if shown["status"] != "completed":
+        console.print(f"reason   {escape(_reason(shown))}", highlight=False)
+        console.print(f"log      {log_path}", highlight=False, soft_wrap=True)
+    if shown["status"] == "interrupted":
+        console.print(f"continue perennial resume {shown['run_id']}", highlight=False)
+    for label, key in (("adapter ", "adapter_path"), ("report  ", "report_path")):
+        if shown[key]:
+            console.print(f"{label} {shown[key]}", highlight=False, soft_wrap=True)
+
+
+def print_run(console: Console, shown: Shown) -> None:
+    """``perennial show``."""
+    console.print(f"[bold]{escape(shown['name'])}[/] {shown['run_id']} · {shown['status']}")
+    if shown["accuracy_matrix"] and shown["tasks"]:
+        console.print(_matrix(shown))
+        console.print(_headline(shown))
+    table = Table("client", "examples", "up", "down", "seconds", "failures", box=None)
+    for client in shown["clients"]:
+        table.add_row(
+            client["client_id"],
+            str(client["num_examples"]),
+            size(client["bytes_up"]),
+            size(client["bytes_down"]),
+            f"{client['seconds']:.1f}",
+            str(client["failures"]),
+        )
+    console.print(table)
+    for event in shown["events"]:
+        console.print(f"{event['at']}  {event['kind']}: {escape(event['message'])}", highlight=False)
+
+
+def print_runs(console: Console, listing: Shown) -> None:
+    """``perennial runs``."""
+    table = Table("run", "name", "status", "started", "ACC", "forgetting", "up", "down", box=None)
+    for run in listing["runs"]:
+        table.add_row(
+            run["run_id"],
+            escape(run["name"]),
+            run["status"],
+            (run["started_at"] or "")[:19],
+            number(run["acc"]),
+            number(run["forgetting"]),
+            size(run["bytes_up"] or 0),
+            size(run["bytes_down"] or 0),
+        )
+    console.print(table if listing["runs"] else "no runs yet; try `perennial run examples/digits.toml`")
+
+
+def print_comparison(console: Console, comparison: Shown) -> None:
+    """``perennial compare``."""
+    names = [f"{run['name']}\n{run['run_id']}" for run in comparison["runs"]]
+    table = Table("", *names, box=None)
+    for row in comparison["results"]:
+        table.add_row(row["metric"], *(_cell(row["metric"], value) for value in row["values"]))
+    console.print(table)
+    differences = Table("setting", *names, box=None)
+    for row in comparison["config"]:
+        differences.add_row(row["key"], *(escape(str(value)) for value in row["values"]))
+    console.print(differences if comparison["config"] else "no setting differs")
+
+
+def print_strategies(console: Console, catalog: Shown) -> None:
+    """``perennial strategies``."""
+    table = Table("kind", "name", "parameters", "what it does", box=None)
+    for entry in catalog["strategies"]:
+        parameters = ", ".join(f"{k}={v}" for k, v in entry["parameters"].items())
+        table.add_row(entry["kind"], f"[bold]{entry['name']}[/]", escape(parameters), escape(entry["summary"]))
+    console.print(table)
+
+
+def print_findings(console: Console, found: Mapping[str, Sequence[Finding]]) -> None:
+    """``perennial doctor``."""
+    for finding in found["checks"]:
+        mark = "[green]ok[/]  " if finding["ok"] else "[red]bad[/] "
+        console.print(f"{mark} {finding['check']}: {escape(finding['detail'])}", highlight=False)
+
+
+def catalog_entries() -> list[dict[str, Any]]:
+    """Every strategy: kind, name, parameters with defaults, first line and source of its docstring."""
+    return [
+        _entry(kind, name, target) for kind, table in KINDS.items() for name, target in table.items()
+    ]
+
+
+def _entry(kind: str, name: str, target: type | str) -> dict[str, Any]:
+    strategy = _resolve(target) if isinstance(target, str) else target
+    text = inspect.getdoc(strategy) or ""
+    fields = getattr(strategy, "__dataclass_fields__", {})
+    source = text.partition("Source:")[2].replace("\n", " ").strip()
+    return {
+        "kind": kind,
+        "name": name,
+        "parameters": {key: field.default for key, field in fields.items()},
+        "summary": text.partition("\n\n")[0].replace("\n", " "),
+        "source": source,
+    }
+
+
+def _resolve(address: str) -> type:
+    module, _, name = address.partition(":")
+    found: type = getattr(importlib.import_module(module), name)
+    return found
+
+
+def number(value: float | None) -> str:
+    """Three digits, or a dash for what was not measured."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def _cell(metric: str, value: float | None) -> str:
+    if value is not None and metric.startswith("bytes"):
+        return size(value)
+    return number(value)
+
+
+def _matrix(shown: Shown) -> Table:
+    table = Table(title="accuracy on each task, after learning each task", title_justify="left", box=None)
+    table.add_column("after")
+    for task in shown["tasks"]:
+        table.add_column(escape(task), justify="right")
+    for label, row in zip(["untrained", *shown["tasks"]], shown["accuracy_matrix"], strict=True):
+        if any(value is not None for value in row):
+            table.add_row(escape(label), *(number(value) for value in row))
+    return table
+
+
+def _headline(shown: Shown) -> str:
+    up, down = size(shown["bytes_up"]), size(shown["bytes_down"])
+    return (
+        f"ACC {number(shown['acc'])} · BWT {number(shown['bwt'])} · "
+        f"forgetting {number(shown['forgetting'])} · {up} up, {down} down"
+    )
+
+
+def _reason(shown: Shown) -> str:
+    ends = [event for event in shown["events"] if event["kind"] == "status"]
+    return ends[-1]["message"] if ends else ""

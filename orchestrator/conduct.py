@@ -1,0 +1,69 @@
+"""A run's way through a transport, from a validated config to a report on disk."""
+
+from __future__ import annotations
+
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+from orchestrator.config import RunConfig
+from orchestrator.engine import Engine
+from orchestrator.home import Home
+from orchestrator.report import render_report
+from orchestrator.store.base import RunStatus, RunStore
+from orchestrator.summary import show
+from orchestrator.transport import Transport
+
+_REPORTED_PACKAGES: Final = (
+    "torch", "transformers", "peft", "flwr", "ray", "numpy", "scipy", "safetensors",
+)  # fmt: skip
+
+
+def submit(config: RunConfig, home: Home) -> str:
+    """Enter a new run into the database; its id."""
+    record = home.store().create_run(
+        name=config.name,
+        config=config.model_dump(mode="json"),
+        config_digest=config.digest(),
+        code_version=_version("perennial"),
+        environment={
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            **{name: _version(name) for name in _REPORTED_PACKAGES},
+        },
+    )
+    return record.run_id
+
+
+def conduct(run_id: str, config: RunConfig, transport: Transport, home: Home) -> RunStatus:
+    """Execute a submitted run and write its report, however it ends."""
+    store, folder = home.store(), home.run_folder(run_id)
+    engine = Engine(
+        run_id=run_id,
+        config=config,
+        transport=transport,
+        store=store,
+        blobs=home.blobs(),
+        folder=folder,
+    )
+    try:
+        return engine.execute()
+    finally:
+        write_report(run_id, store, folder / "report.html")
+
+
+def write_report(run_id: str, store: RunStore, path: Path) -> None:
+    """One self-contained HTML file about the run as it stands."""
+    run = store.get_run(run_id)
+    shown = show(run, store.rounds(run.run_id), store.events(run.run_id), report_path=str(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_report(shown, generated_at=datetime.now(UTC)), encoding="utf-8")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

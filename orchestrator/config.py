@@ -1,0 +1,349 @@
+"""The run file: TOML → validated, frozen ``RunConfig``.
+
+Every fault is reported at once, each with its key, what was found, what was expected and, for an
+unknown word, the nearest known one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from strategies.catalog import (
+    AGGREGATORS,
+    CLIENT_METHODS,
+    LAYER_SELECTORS,
+    RANK_ALLOCATORS,
+    REPLAY_POLICIES,
+    build,
+    nearest,
+)
+from strategies.errors import ConfigError, Fault
+from strategies.protocols import Aggregator, LayerSelector, RankAllocator, ReplayPolicy
+from strategies.recipe import (
+    DataRecipe,
+    ModelRecipe,
+    PartitionRecipe,
+    Positive,
+    Section,
+    SharedRecipe,
+    StreamRecipe,
+)
+from strategies.types import Optimization, ReplayDirective, StrategyChoice
+
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+
+
+class Choice(BaseModel):
+    """A strategy by name; every other key of the table is one of its parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    def as_choice(self) -> StrategyChoice:
+        """The name and its parameters, apart."""
+        return StrategyChoice(name=self.name, params=dict(self.model_extra or {}))
+
+
+class Federation(Section):
+    """Who takes part in a round, and for how long the server waits."""
+
+    clients: Positive = 10
+    cohort: Positive | None = None
+    """Clients asked per round; default: all."""
+    min_replies: Positive = 1
+    """Usable replies a round needs."""
+    round_timeout_seconds: PositiveFloat = 600.0
+    transport: Literal["ray", "in-process"] = "ray"
+    threads_per_client: Positive = 1
+    """CPU threads of a local training; simulated clients run side by side, one per that many cores."""
+
+
+class Adapter(Section):
+    """How low-rank groups are scaled."""
+
+    scale: PositiveFloat = 2.0
+    """alpha / r, the same for every rank."""
+
+
+class Learning(Section):
+    """The rounds of a task and what a client does in one."""
+
+    mode: Literal["sequence", "joint"] = "sequence"
+    """``joint`` trains all tasks at once for the same number of rounds in all: the ceiling."""
+    rounds_per_task: Positive = 5
+    local_steps: NonNegative = 8
+    """Optimizer updates per client and round."""
+    batch_size: Positive = 16
+    """Examples per update, replayed ones included."""
+    learning_rate: PositiveFloat = 1e-3
+    head_learning_rate: PositiveFloat = 1e-2
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    schedule: Literal["constant", "linear", "cosine", "one-cycle"] = "constant"
+    """Learning rate over the rounds of a task."""
+    methods: tuple[Choice, ...] = (Choice(name="finetune"),)
+    """Client methods, applied in order."""
+
+    def optimization(self) -> Optimization:
+        """The part that travels in an assignment."""
+        return Optimization(
+            learning_rate=self.learning_rate,
+            head_learning_rate=self.head_learning_rate,
+            weight_decay=self.weight_decay,
+            max_grad_norm=self.max_grad_norm,
+            schedule=self.schedule,
+        )
+
+
+class Replay(Section):
+    """The memory each client keeps of its own past examples."""
+
+    policy: Choice = Choice(name="reservoir")
+    examples_per_client: NonNegative = 50
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Part of each batch that is replayed."""
+
+    def directive(self) -> ReplayDirective:
+        """The part that travels in an assignment."""
+        return ReplayDirective(
+            policy=self.policy.as_choice(),
+            capacity=self.examples_per_client,
+            share=self.share,
+        )
+
+
+class Strategies(Section):
+    """What the server decides with."""
+
+    layer_selection: Choice = Choice(name="all")
+    rank: Choice = Choice(name="fixed")
+    aggregation: Choice = Choice(name="exact")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parameters_of_the_default(cls, tree: Any) -> Any:
+        """A table without a name sets parameters of the default strategy."""
+        if not isinstance(tree, Mapping):
+            return tree
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return {
+            key: {"name": defaults[key].name, **table}
+            if key in defaults and isinstance(table, Mapping)
+            else table
+            for key, table in tree.items()
+        }
+
+
+class EvaluationPlan(Section):
+    """What is scored besides the accuracy matrix, which is measured after every task."""
+
+    each_round: bool = False
+    """Score the incoming state on the tasks learnt so far with every training message."""
+    max_examples: Positive | None = None
+    """Bound on the examples per task and client of those mid-task scores."""
+
+
+class RunConfig(Section):
+    """A whole run file."""
+
+    name: str = "run"
+    seed: NonNegative = 0
+    model: ModelRecipe
+    data: DataRecipe
+    stream: StreamRecipe
+    partition: PartitionRecipe = PartitionRecipe()
+    federation: Federation = Federation()
+    adapter: Adapter = Adapter()
+    learning: Learning = Learning()
+    replay: Replay = Replay()
+    strategy: Strategies = Strategies()
+    evaluation: EvaluationPlan = EvaluationPlan()
+
+    def digest(self) -> str:
+        """Names what the run computes; how and under which name it is run does not matter."""
+        plain = self.model_dump(mode="json", exclude={"name": True, "federation": {"transport", "round_timeout_seconds"}})
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+    def shared_recipe(self) -> SharedRecipe:
+        """The part clients build from."""
+        return SharedRecipe(
+            seed=self.seed,
+            num_clients=self.federation.clients,
+            model=self.model,
+            data=self.data,
+            stream=self.stream,
+            partition=self.partition,
+        )
+
+    def cohort_size(self) -> int:
+        """Clients asked per round."""
+        return self.federation.cohort or self.federation.clients
+
+    def layer_selector(self) -> LayerSelector:
+        """The configured layer selection."""
+        return build(LAYER_SELECTORS, self.strategy.layer_selection.as_choice(), key="strategy.layer_selection")
+
+    def rank_allocator(self) -> RankAllocator:
+        """The configured rank policy."""
+        return build(RANK_ALLOCATORS, self.strategy.rank.as_choice(), key="strategy.rank")
+
+    def aggregator(self) -> Aggregator:
+        """The configured aggregation."""
+        return build(AGGREGATORS, self.strategy.aggregation.as_choice(), key="strategy.aggregation")
+
+    def replay_policy(self) -> ReplayPolicy:
+        """The configured memory policy."""
+        return build(REPLAY_POLICIES, self.replay.policy.as_choice(), key="replay.policy")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run file and apply ``key.path=value`` overrides, whose values are TOML or plain text.
+
+    Raises: ConfigError with every fault found.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        hint = "give a run file's path, or write one with `perennial init digits`"
+        raise ConfigError(str(path), [Fault("file", "nothing", "a TOML run file", hint)]) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(str(path), [Fault("file", str(error), "a readable TOML run file")]) from None
+    faults = [fault for text in overrides if (fault := _apply_override(tree, text))]
+    return parse_config(tree, source=str(path), faults=faults)
+
+
+def parse_config(
+    tree: Mapping[str, Any], *, source: str = "config", faults: Sequence[Fault] = ()
+) -> RunConfig:
+    """Validate an already parsed run file.
+
+    Raises: ConfigError with every fault found, those in ``faults`` first.
+    """
+    found = list(faults)
+    try:
+        config = RunConfig.model_validate(tree)
+    except ValidationError as error:
+        found += [_fault_of(item) for item in error.errors()]
+        raise ConfigError(source, found) from None
+    found += _check_strategies(config) + _check_together(config)
+    if found:
+        raise ConfigError(source, found)
+    return config
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON Schema of a run file."""
+    return RunConfig.model_json_schema()
+
+
+def _apply_override(tree: dict[str, Any], text: str) -> Fault | None:
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        return Fault("--set", repr(text), "key.path=value")
+    *parents, leaf = key.strip().split(".")
+    table = tree
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            return Fault(f"--set {key}", f"{parent} is a value", "a table")
+    table[leaf] = _parse_value(value.strip())
+    return None
+
+
+def _parse_value(text: str) -> Any:
+    """TOML where it parses, else the text itself, so that ``name=er`` needs no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _fault_of(item: Any) -> Fault:  # a pydantic error is an open dict
+    key = ".".join(str(part) for part in item["loc"]) or "file"
+    if item["type"] == "extra_forbidden":
+        known = _fields_at(item["loc"][:-1])
+        return Fault(key, "an unknown key", f"one of {', '.join(known)}", nearest(str(item["loc"][-1]), known))
+    if item["type"] == "missing":
+        return Fault(key, "nothing", "a value")
+    expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    choices = item.get("ctx", {}).get("expected", "")
+    hint = nearest(str(item["input"]), choices.replace("'", "").replace(" or ", ", ").split(", "))
+    found = "a table" if isinstance(item["input"], Mapping) else repr(item["input"])
+    return Fault(key, found, expected, hint if item["type"] == "literal_error" else "")
+
+
+def _fields_at(location: Sequence[str | int]) -> list[str]:
+    """The keys a run file may have at ``location``."""
+    section: Any = RunConfig
+    for part in location:
+        if isinstance(part, int):
+            continue
+        section = next(
+            (t for t in _types_in(section.model_fields[part].annotation) if hasattr(t, "model_fields")),
+            RunConfig,
+        )
+    return sorted(section.model_fields)
+
+
+def _types_in(annotation: Any) -> list[Any]:
+    inner = getattr(annotation, "__args__", ())
+    return [annotation, *(found for arg in inner for found in _types_in(arg))]
+
+
+def _check_strategies(config: RunConfig) -> list[Fault]:
+    """Every strategy by name and parameters, each checked whatever is wrong with the others."""
+    builders: list[Callable[[], object]] = [
+        config.layer_selector,
+        config.rank_allocator,
+        config.aggregator,
+        config.replay_policy,
+    ]
+    faults = list[Fault]()
+    for builder in builders:
+        try:
+            builder()
+        except ConfigError as error:
+            faults += error.faults
+    known = ", ".join(sorted(CLIENT_METHODS))
+    for index, method in enumerate(config.learning.methods):
+        if method.name not in CLIENT_METHODS:
+            key = f"learning.methods.{index}.name"
+            faults.append(Fault(key, repr(method.name), f"one of {known}", nearest(method.name, CLIENT_METHODS)))
+    return faults
+
+
+def _check_together(config: RunConfig) -> list[Fault]:
+    """What single fields cannot see."""
+    federation, faults = config.federation, list[Fault]()
+    if config.cohort_size() > federation.clients:
+        expected = f"at most federation.clients = {federation.clients}"
+        faults.append(Fault("federation.cohort", str(federation.cohort), expected))
+    if federation.min_replies > config.cohort_size():
+        expected = f"at most the cohort of {config.cohort_size()}"
+        faults.append(Fault("federation.min_replies", str(federation.min_replies), expected))
+    if config.model.task == "causal-lm" and config.stream.kind != "domain-incremental":
+        faults.append(
+            Fault("stream.kind", repr(config.stream.kind), "'domain-incremental'", "causal-lm has no classes")
+        )
+    if (config.data.source == "digits") != (config.model.task == "image-classification") and (
+        config.data.source == "digits"
+    ):
+        faults.append(Fault("model.task", repr(config.model.task), "'image-classification' for digits"))
+    if config.data.source in ("jsonl", "csv", "parquet"):
+        faults += [
+            Fault(f"data.{split}", "nothing", f"the path of the {split} file")
+            for split in ("train", "test")
+            if getattr(config.data, split) is None
+        ]
+    if config.data.source == "huggingface" and config.data.name is None:
+        faults.append(Fault("data.name", "nothing", "a data set's hub name or path"))
+    return faults

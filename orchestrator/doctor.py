@@ -1,0 +1,95 @@
+"""Preflight: what would break a run, found before one is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final, TypedDict
+
+import psutil
+
+from orchestrator.home import Home
+from strategies.errors import PerennialError
+
+_MIN_FREE_BYTES: Final = 2 * 10**9
+_MIN_MEMORY_BYTES: Final = 4 * 10**9
+
+
+class Finding(TypedDict):
+    """One check: ``detail`` says what was found and, if it is not well, what to do."""
+
+    check: str
+    ok: bool
+    detail: str
+
+
+def examine(home: Home) -> list[Finding]:
+    """All checks, in the order a run would meet them."""
+    checks: dict[str, Callable[[Home], str]] = {
+        "python": _python,
+        "packages": _packages,
+        "data directory": _directory,
+        "disk": _disk,
+        "memory": _memory,
+        "run database": _database,
+        "loopback": _loopback,
+    }
+    return [_finding(name, check, home) for name, check in checks.items()]
+
+
+def _finding(name: str, check: Callable[[Home], str], home: Home) -> Finding:
+    try:
+        return Finding(check=name, ok=True, detail=check(home))
+    except (PerennialError, OSError) as error:
+        return Finding(check=name, ok=False, detail=str(error))
+
+
+def _python(home: Home) -> str:
+    return f"{sys.version.split()[0]} at {sys.executable}"
+
+
+def _packages(home: Home) -> str:
+    names = ("flwr", "ray", "torch", "transformers", "peft", "sqlalchemy")
+    try:
+        return ", ".join(f"{name} {version(name)}" for name in names)
+    except PackageNotFoundError as error:
+        raise PerennialError(f"{error.name} is not installed; reinstall perennial") from None
+
+
+def _directory(home: Home) -> str:
+    home.store()
+    return f"{home.folder} is writable"
+
+
+def _disk(home: Home) -> str:
+    free = shutil.disk_usage(home.folder).free
+    if free < _MIN_FREE_BYTES:
+        raise PerennialError(f"{free / 1e9:.1f} GB free at {home.folder}, 2 GB wanted")
+    return f"{free / 1e9:.0f} GB free"
+
+
+def _memory(home: Home) -> str:
+    available = psutil.virtual_memory().available
+    if available < _MIN_MEMORY_BYTES:
+        raise PerennialError(
+            f"{available / 1e9:.1f} GB available, 4 GB wanted; close programs or raise "
+            "federation.threads_per_client so that fewer clients train at once"
+        )
+    return f"{available / 1e9:.0f} GB available, {os.cpu_count()} cores"
+
+
+def _database(home: Home) -> str:
+    runs = home.store().list_runs(limit=1)
+    newest = f"newest run {runs[0].run_id}" if runs else "no runs yet"
+    return f"schema is current, {newest}"
+
+
+def _loopback(home: Home) -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return f"a port can be opened (tried {port})"

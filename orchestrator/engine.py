@@ -1,0 +1,159 @@
+"""The loop: plan, exchange, close, commit; and nothing else."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from orchestrator.checkpoint import dump_state, restore
+from orchestrator.config import RunConfig
+from orchestrator.planner import Federation, Plan, initial_state, plan_step, schedule
+from orchestrator.progress import Progress
+from orchestrator.publish import Publisher
+from orchestrator.rounds import Outcome, close_step
+from orchestrator.store.base import EventRecord, RoundRecord, RunStatus, RunStore
+from orchestrator.store.blobs import BlobStore
+from orchestrator.transport import Transport
+from strategies.errors import PerennialError, RunInterrupted
+from strategies.types import GlobalState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """Carries one run from its last commit to its end.
+
+    ``folder`` is the run's own, for what it publishes.
+    """
+
+    run_id: str
+    config: RunConfig
+    transport: Transport
+    store: RunStore
+    blobs: BlobStore
+    folder: Path
+
+    def execute(self) -> RunStatus:
+        """Run to the end; the status returned and the reason on record say how it ended.
+
+        Whatever was committed is kept.  A fault that is not one of ours is recorded and raised.
+        """
+        startable = (RunStatus.CREATED, RunStatus.INTERRUPTED)
+        self.store.transition(self.run_id, RunStatus.RUNNING, expected=startable, reason="started")
+        progress = Progress(self.run_id, self.store)
+        try:
+            self._loop(progress)
+        except RunInterrupted as stop:
+            return self._finish(progress, RunStatus.INTERRUPTED, str(stop))
+        except PerennialError as error:
+            return self._finish(progress, RunStatus.FAILED, str(error))
+        except BaseException as error:
+            self._finish(progress, RunStatus.FAILED, f"{type(error).__name__}: {error}")
+            raise
+        return self._finish(progress, RunStatus.COMPLETED, "all steps done")
+
+    def _loop(self, progress: Progress) -> None:
+        federation = self._gather(progress)
+        found = restore(self.run_id, self.store, self.blobs)
+        state = found[0] if found else initial_state(self.config, federation)
+        num_tasks = len(federation.tasks)
+        progress.begin(
+            self.store.rounds(self.run_id)[: state.step_index],
+            num_steps=len(schedule(self.config, num_tasks)),
+            num_tasks=num_tasks,
+        )
+        publisher = Publisher(
+            config=self.config,
+            federation=federation,
+            transport=self.transport,
+            folder=self.folder / "adapters",
+        )
+        while plan := plan_step(self.run_id, self.config, federation, state):
+            progress.planned(plan)
+            outcome = self._exchange(federation, state, plan, progress)
+            state = outcome.state
+            if plan.step.kind == "evaluate":
+                self._after_task(publisher, state, plan, progress)
+
+    def _gather(self, progress: Progress) -> Federation:
+        progress.show(phase="gathering clients")
+        federation = self.transport.federation(
+            self.config.shared_recipe().model_dump_json(),
+            timeout_seconds=self.config.federation.round_timeout_seconds,
+            on_wait=progress.waiting,
+        )
+        self.store.describe(self.run_id, task_names=[task.name for task in federation.tasks])
+        return federation
+
+    def _exchange(
+        self, federation: Federation, state: GlobalState, plan: Plan, progress: Progress
+    ) -> Outcome:
+        """One step, from the first message to the commit."""
+        start = time.monotonic()
+        replies = self.transport.exchange(
+            plan.orders,
+            timeout_seconds=self.config.federation.round_timeout_seconds,
+            on_wait=progress.waiting,
+        )
+        outcome = close_step(state, plan, replies, config=self.config, federation=federation)
+        exchanged = time.monotonic() - start
+        checkpoint = self.blobs.put(dump_state(outcome.state))
+        seconds = {
+            "exchange": exchanged - outcome.aggregation_seconds,
+            "aggregate": outcome.aggregation_seconds,
+            "checkpoint": time.monotonic() - start - exchanged,
+        }
+        record = _record(plan, outcome, checkpoint, seconds)
+        if not self.store.commit_round(self.run_id, record):
+            raise RunInterrupted(f"another orchestrator committed step {plan.step_index} first")
+        progress.committed(record)
+        return outcome
+
+    def _after_task(
+        self, publisher: Publisher, state: GlobalState, plan: Plan, progress: Progress
+    ) -> None:
+        """A row of the accuracy matrix is complete; after a task its adapter is published too."""
+        progress.measured(self.store.rounds(self.run_id))
+        task_index = plan.step.task_index
+        if task_index < 0:
+            return
+        path = str(publisher.publish(task_index, state))
+        self.store.set_adapter_path(self.run_id, path)
+        message = f"adapter after task {task_index}"
+        self.store.append_event(self.run_id, "published", message, {"path": path})
+
+    def _finish(self, progress: Progress, status: RunStatus, reason: str) -> RunStatus:
+        progress.close()
+        alive = (RunStatus.RUNNING, RunStatus.STOPPING)
+        self.store.transition(self.run_id, status, expected=alive, reason=reason)
+        return status
+
+
+def _record(plan: Plan, outcome: Outcome, checkpoint: str, seconds: dict[str, float]) -> RoundRecord:
+    step, now = plan.step, datetime.now(UTC)
+    notes = [EventRecord(at=now, kind="planned", message=note) for note in plan.notes]
+    failures = [
+        EventRecord(
+            at=now,
+            kind="client-failed",
+            message=f"{reply.client_id}: {reply.failure_reason}: {reply.failure_detail}",
+            data={"client_id": reply.client_id, "step_index": plan.step_index},
+        )
+        for reply in outcome.replies
+        if reply.status == "failed"
+    ]
+    return RoundRecord(
+        step_index=plan.step_index,
+        task_index=step.task_index,
+        round_index=step.round_index,
+        kind=step.kind,
+        committed_at=now,
+        checkpoint=checkpoint,
+        seconds=seconds,
+        metrics=outcome.metrics,
+        truncation=dict(outcome.truncation),
+        replies=outcome.replies,
+        scores=outcome.scores,
+        events=(*notes, *failures),
+    )

@@ -1,0 +1,103 @@
+"""What a running run tells the world, and what it hears back: progress, lease, orders to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+from uuid import uuid4
+
+from orchestrator.metrics import headline
+from orchestrator.planner import Plan
+from orchestrator.store.base import RoundRecord, RunStatus, RunStore
+from strategies.errors import RunInterrupted
+
+LEASE: Final = timedelta(seconds=60)
+_PUBLISH_EVERY_SECONDS: Final = 0.5
+
+
+@dataclass(slots=True)
+class Progress:
+    """Keeps the run's lease and publishes its progress with it, at most twice a second.
+
+    Readers see ``phase``, ``task``, ``round``, ``clients_done`` of ``clients_asked``, ``loss``,
+    ``accuracy`` per task, bytes both ways, ``steps_done`` of ``steps`` and the headline metrics.
+    """
+
+    run_id: str
+    store: RunStore
+    num_steps: int = 0
+    num_tasks: int = 0
+    owner: str = field(default_factory=lambda: uuid4().hex)
+    shown: dict[str, Any] = field(default_factory=dict)
+    _published: float = 0.0
+
+    def begin(self, rounds: Sequence[RoundRecord], num_steps: int, num_tasks: int) -> None:
+        """Take up the count after ``rounds``, those already committed."""
+        self.num_steps, self.num_tasks = num_steps, num_tasks
+        self.show(
+            steps=num_steps,
+            bytes_up=sum(reply.bytes_up for r in rounds for reply in r.replies),
+            bytes_down=sum(reply.bytes_down for r in rounds for reply in r.replies),
+            rounds=sum(r.kind == "train" for r in rounds),
+            steps_done=len(rounds),
+        )
+
+    def show(self, **values: Any) -> None:
+        """Change what is shown, and publish it at the next chance."""
+        self.shown |= values
+        self.publish()
+
+    def planned(self, plan: Plan) -> None:
+        """A step begins."""
+        self._published = 0.0
+        self.show(
+            phase="training" if plan.step.kind == "train" else "evaluating",
+            task=plan.step.task_index,
+            round=plan.step.round_index,
+            rounds_in_task=plan.step.num_rounds,
+            clients_asked=len(plan.orders),
+            clients_done=0,
+        )
+
+    def waiting(self, replies: int) -> None:
+        """Called often while a step is under way.
+
+        Raises: RunInterrupted if somebody asked the run to stop or took its lease.
+        """
+        self.shown["clients_done"] = replies
+        self.publish()
+
+    def committed(self, record: RoundRecord) -> None:
+        """A step is in the database."""
+        for name in ("bytes_up", "bytes_down"):
+            self.shown[name] += sum(getattr(reply, name) for reply in record.replies)
+        self.shown["steps_done"] += 1
+        self.shown["clients_done"] = len(record.replies)
+        if record.kind == "train":
+            self.shown["rounds"] += 1
+            self.shown["loss"] = record.metrics.get("loss")
+        self._published = 0.0
+        self.publish()
+
+    def measured(self, rounds: Sequence[RoundRecord]) -> None:
+        """A row of the accuracy matrix is complete."""
+        self.show(**headline(rounds, self.num_tasks))
+
+    def publish(self) -> None:
+        """Renew the lease with the newest progress unless that was just done."""
+        now = time.monotonic()
+        if now - self._published < _PUBLISH_EVERY_SECONDS:
+            return
+        self._published = now
+        if not self.store.renew_lease(self.run_id, self.owner, LEASE, progress=self.shown):
+            raise RunInterrupted("another orchestrator holds the lease of this run")
+        if self.store.get_run(self.run_id).status is RunStatus.STOPPING:
+            raise RunInterrupted("asked to stop")
+
+    def close(self) -> None:
+        """Publish the last word and give the lease back."""
+        self.store.renew_lease(self.run_id, self.owner, LEASE, progress=self.shown)
+        self.store.release_lease(self.run_id, self.owner)

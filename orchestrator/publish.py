@@ -1,0 +1,50 @@
+"""GlobalState → a PEFT adapter folder, without loading the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.config import RunConfig
+from orchestrator.planner import Federation
+from orchestrator.transport import Transport
+from strategies.peft_format import write_adapter
+from strategies.types import LORA_A, LORA_B, GlobalState, GroupName, ParamKey, Array
+
+
+@dataclass(slots=True, kw_only=True)
+class Publisher:
+    """Writes adapters of one run; asks a client once for the base values of densely trained groups."""
+
+    config: RunConfig
+    federation: Federation
+    transport: Transport
+    folder: Path
+    _base_values: dict[ParamKey, Array] = field(default_factory=dict)
+
+    def publish(self, task_index: int, state: GlobalState) -> Path:
+        """The adapter after ``task_index`` as a folder ``PeftModel.from_pretrained`` reads."""
+        target = self.folder / f"task-{task_index:03d}"
+        dense = {key.group for key in state.tensors if key.part not in (LORA_A, LORA_B)}
+        # A base made from a config exists nowhere else, so it is published beside the adapter.
+        made_here = self.config.model.name == "from-config"
+        self._fetch(set(self.federation.groups()) if made_here else dense)
+        write_adapter(
+            target,
+            recipe=self.config.shared_recipe(),
+            description=self.federation.model,
+            tasks=self.federation.tasks,
+            tensors=state.tensors,
+            scale=self.config.adapter.scale,
+            base_values=self._base_values,
+        )
+        return target
+
+    def _fetch(self, groups: set[GroupName]) -> None:
+        missing = groups - {key.group for key in self._base_values}
+        if missing:
+            self._base_values |= self.transport.base_values(
+                self.config.shared_recipe().model_dump_json(),
+                sorted(missing),
+                timeout_seconds=self.config.federation.round_timeout_seconds,
+            )

@@ -1,0 +1,1 @@
+"""Decisions and vocabulary, imported by the server and the clients; imports neither."""

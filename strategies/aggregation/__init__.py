@@ -1,0 +1,1 @@
+"""Updates of different shape into one global state."""

@@ -1,0 +1,89 @@
+"""Every algorithm by its published name, and how a run file's choice becomes one.
+
+Adding one is a line here.  The explicit table is greppable, has no import side effects, and a class
+with the wrong signature is a type error on its own line.  Client methods live with the clients and
+need torch, so their table holds addresses that are resolved on the client.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from strategies.aggregation.exact import Exact
+from strategies.aggregation.fedavg import FedAvg
+from strategies.errors import ConfigError, Fault
+from strategies.layer_selection.all_layers import AllLayers
+from strategies.protocols import Aggregator, LayerSelector, RankAllocator, ReplayPolicy
+from strategies.rank.dense import DenseTuning
+from strategies.rank.fixed import Fixed
+from strategies.replay.reservoir import Reservoir
+from strategies.types import StrategyChoice
+
+LAYER_SELECTORS: Final[dict[str, type[LayerSelector]]] = {
+    "all": AllLayers,
+}
+RANK_ALLOCATORS: Final[dict[str, type[RankAllocator]]] = {
+    "fixed": Fixed,
+    "dense": DenseTuning,
+}
+REPLAY_POLICIES: Final[dict[str, type[ReplayPolicy]]] = {
+    "reservoir": Reservoir,
+}
+AGGREGATORS: Final[dict[str, type[Aggregator]]] = {
+    "exact": Exact,
+    "fedavg": FedAvg,
+}
+CLIENT_METHODS: Final[dict[str, str]] = {
+    "finetune": "clients.methods.finetune:Finetune",
+    "er": "clients.methods.er:ExperienceReplay",
+    "class-means": "clients.methods.class_means:ClassMeans",
+}
+KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "layer-selection": LAYER_SELECTORS,
+    "rank": RANK_ALLOCATORS,
+    "replay": REPLAY_POLICIES,
+    "aggregation": AGGREGATORS,
+    "client-method": CLIENT_METHODS,
+}
+
+S = TypeVar("S")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the closest known word, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
+def build(table: Mapping[str, type[S]], choice: StrategyChoice, *, key: str) -> S:
+    """The strategy ``choice`` names, its parameters checked against the class's own annotations.
+
+    Raises: ConfigError with one fault per unknown name, unknown parameter, wrong type or range.
+    """
+    if choice.name not in table:
+        known = ", ".join(sorted(table))
+        fault = Fault(f"{key}.name", repr(choice.name), f"one of {known}", nearest(choice.name, table))
+        raise ConfigError(key, [fault])
+    strategy = table[choice.name]
+    known = list(getattr(strategy, "__dataclass_fields__", {}))
+    faults = [
+        Fault(f"{key}.{name}", "a parameter", ", ".join(known) or "no parameters", nearest(name, known))
+        for name in choice.params
+        if name not in known
+    ]
+    try:
+        built = TypeAdapter(strategy).validate_python(
+            {name: value for name, value in choice.params.items() if name in known}
+        )
+    except ValidationError as error:
+        faults += [
+            Fault(".".join([key, *map(str, item["loc"])]), repr(item["input"]), item["msg"])
+            for item in error.errors()
+        ]
+    if faults:
+        raise ConfigError(key, faults)
+    return built

@@ -1,0 +1,1 @@
+"""Which groups each client trains."""

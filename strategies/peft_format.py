@@ -1,0 +1,181 @@
+"""A state as a folder that ``PeftModel.from_pretrained`` reads, written without loading the model.
+
+The folder holds peft's ``adapter_config.json`` and ``adapter_model.safetensors`` (dense groups such as
+the head as ``modules_to_save``), ``perennial.json`` with what it takes to rebuild the untouched base,
+a short README, and ``base.safetensors`` for bases that exist nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from strategies.errors import ModelError
+from strategies.lora import alpha_of
+from strategies.recipe import SharedRecipe
+from strategies.types import (
+    LORA_A,
+    LORA_B,
+    Array,
+    GroupName,
+    GroupSpec,
+    ModelDescription,
+    ParamKey,
+    TaskInfo,
+    Tensors,
+)
+
+CARD: Final = "perennial.json"
+BASE_WEIGHTS: Final = "base.safetensors"
+_PREFIX: Final = "base_model.model."
+_SNIPPET: Final = """\
+# {name}
+
+A LoRA adapter in PEFT format, learnt by perennial over {tasks} task(s): {names}.
+
+```python
+from clients.model import load_base  # pip install perennial
+from peft import PeftModel
+
+folder = "."
+model = PeftModel.from_pretrained(load_base(folder), folder)
+```
+
+Base model: `{base}`. Labels, pooling and head: `perennial.json`.
+"""
+
+
+def parameter_name(spec: GroupSpec, part: str) -> str:
+    """The full name, within the model, of one dense part of a group.
+
+    The head is one group whatever its module is called: its role is that name, or empty where several
+    modules make up the head and the parts carry their names.
+    """
+    owner = spec.role if spec.kind == "head" else spec.name
+    return f"{owner}.{part}" if owner else part
+
+
+def write_adapter(
+    folder: Path,
+    *,
+    recipe: SharedRecipe,
+    description: ModelDescription,
+    tasks: Sequence[TaskInfo],
+    tensors: Tensors,
+    scale: float,
+    base_values: Tensors,
+) -> None:
+    """Write ``tensors`` as an adapter; ``folder`` appears at once and whole, or not at all.
+
+    ``base_values`` must hold the base's own values of every densely trained group, and of all groups
+    if the base is made from a config.
+    Raises: ModelError naming a group whose base values are missing.
+    """
+    specs = {group.name: group for group in description.groups}
+    dense = {key.group for key in tensors if key.part not in (LORA_A, LORA_B)}
+    # A dense module is saved whole: parts that did not move keep their base values.
+    weights = _factors(tensors) | _dense(dense, specs, tensors, base_values)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(weights, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+    _write_json(temporary / "adapter_config.json", _peft_config(recipe, specs, tensors, dense, scale))
+    _write_json(temporary / CARD, _card(recipe, description, tasks))
+    if recipe.model.name == "from-config":
+        values = {
+            parameter_name(spec, part): _base_value(base_values, ParamKey(spec.name, part))
+            for spec in description.groups
+            for part in spec.parts
+        }
+        save_file(values, temporary / BASE_WEIGHTS, metadata={"format": "pt"})
+    names = ", ".join(task.name for task in tasks)
+    card = _SNIPPET.format(name=folder.name, tasks=len(tasks), names=names, base=recipe.model.name)
+    (temporary / "README.md").write_text(card, encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+
+
+def _factors(tensors: Tensors) -> dict[str, Array]:
+    return {
+        f"{_PREFIX}{key.group}.{key.part}.weight": np.ascontiguousarray(value)
+        for key, value in tensors.items()
+        if key.part in (LORA_A, LORA_B)
+    }
+
+
+def _dense(
+    groups: set[GroupName], specs: Mapping[GroupName, GroupSpec], tensors: Tensors, base: Tensors
+) -> dict[str, Array]:
+    found = dict[str, Array]()
+    for name in sorted(groups):
+        for part in specs[name].parts:
+            key = ParamKey(name, part)
+            value = _base_value(base, key)
+            if key in tensors:
+                value = (value + tensors[key]).astype(np.float32)
+            found[_PREFIX + parameter_name(specs[name], part)] = value
+    return found
+
+
+def _base_value(base_values: Tensors, key: ParamKey) -> Array:
+    if key not in base_values:
+        raise ModelError(f"the base's own value of {key} is needed to publish, and was not given")
+    return np.ascontiguousarray(base_values[key])
+
+
+def _peft_config(
+    recipe: SharedRecipe,
+    specs: Mapping[GroupName, GroupSpec],
+    tensors: Tensors,
+    dense: set[GroupName],
+    scale: float,
+) -> dict[str, Any]:
+    ranks = {str(key.group): value.shape[0] for key, value in tensors.items() if key.part == LORA_A}
+    rank = max(ranks.values(), default=1)
+    saved = sorted({module for name in dense for module in _modules(specs[name])})
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": recipe.model.name,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha_of(rank, scale),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(ranks),
+        "rank_pattern": ranks,
+        "alpha_pattern": {name: alpha_of(rank, scale) for name, rank in ranks.items()},
+        "modules_to_save": saved or None,
+    }
+
+
+def _modules(spec: GroupSpec) -> set[str]:
+    """The modules peft has to save for a dense group."""
+    if spec.kind != "head":
+        return {str(spec.name)}
+    return {spec.role} if spec.role else {part.partition(".")[0] for part in spec.parts}
+
+
+def _card(
+    recipe: SharedRecipe, description: ModelDescription, tasks: Sequence[TaskInfo]
+) -> dict[str, Any]:
+    labels = [label for task in tasks for label in task.labels]
+    return {
+        "format": 1,
+        "base_digest": description.base_digest,
+        "seed": recipe.seed,
+        "model": recipe.model.model_dump(mode="json"),
+        "labels": list(dict.fromkeys(labels)),
+        "tasks": [{"name": task.name, "labels": list(task.labels)} for task in tasks],
+    }
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Which LoRA rank each group gets."""

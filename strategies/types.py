@@ -1,0 +1,302 @@
+"""The nouns both sides speak: what the server plans, what a client answers, what a run remembers.
+
+Everything here is frozen and knows only the standard library and NumPy.  Shapes: LoRA factors are
+``lora_A (r, d_in)`` and ``lora_B (d_out, r)``; a linear layer's ``weight`` is ``(d_out, d_in)``.
+All indices count from 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple, NewType
+
+import numpy as np
+from numpy.typing import NDArray
+
+ClientId = NewType("ClientId", str)
+GroupName = NewType("GroupName", str)
+Array = NDArray[Any]
+
+LORA_A = "lora_A"
+LORA_B = "lora_B"
+HEAD = GroupName("head")
+
+
+def client_ids(num_clients: int) -> tuple[ClientId, ...]:
+    """Logical ids of simulated clients, by partition; their text order is their number's order."""
+    width = len(str(num_clients - 1))
+    return tuple(ClientId(f"client-{index:0{width}d}") for index in range(num_clients))
+
+
+class ParamKey(NamedTuple):
+    """Names one tensor: the group it belongs to and its part within the group."""
+
+    group: GroupName
+    part: str
+
+    def __str__(self) -> str:
+        return f"{self.group}.{self.part}"
+
+
+Tensors = Mapping[ParamKey, Array]
+GroupKind = Literal["linear", "norm", "embedding", "head", "other"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupSpec:
+    """A set of tensors that is trained, or left alone, as one.
+
+    ``parts`` gives the shape of each dense tensor; ``linear`` is ``(d_out, d_in)`` where LoRA can be
+    applied; ``block`` is the transformer block, counted from the input, or None outside the blocks;
+    ``role`` is the module's own short name, such as ``query``.
+    """
+
+    name: GroupName
+    kind: GroupKind
+    role: str
+    block: int | None
+    parts: Mapping[str, tuple[int, ...]]
+    linear: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelDescription:
+    """What the server needs to know of a model it never loads."""
+
+    base_digest: str
+    num_parameters: int
+    num_blocks: int
+    groups: tuple[GroupSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskInfo:
+    """One element of the stream; ``labels`` are the classes it introduces or, if shared, uses."""
+
+    name: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientProfile:
+    """What a client says of itself.  ``num_train`` and ``num_test`` count examples per task.
+
+    Rates are ``None`` until they have been measured.
+    """
+
+    client_id: ClientId
+    kind: Literal["edge", "gpu", "cpu"]
+    device: str
+    memory_bytes: int
+    tasks: tuple[TaskInfo, ...]
+    num_train: tuple[int, ...]
+    num_test: tuple[int, ...]
+    model: ModelDescription
+    seconds_per_step: float | None = None
+    uplink_bytes_per_second: float | None = None
+    downlink_bytes_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dense:
+    """Train the group's own tensors."""
+
+    kind: Literal["dense"] = "dense"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LowRank:
+    """Train a LoRA of ``rank`` on the group; a factor that is not trained stays as it was sent."""
+
+    rank: int
+    train_a: bool = True
+    train_b: bool = True
+    kind: Literal["low-rank"] = "low-rank"
+
+
+GroupPlan = Dense | LowRank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyChoice:
+    """A name from a catalog table and its hyper-parameters."""
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimization:
+    """How a client steps: AdamW, with the learning rate scheduled over the task, not the round."""
+
+    learning_rate: float
+    head_learning_rate: float
+    weight_decay: float
+    max_grad_norm: float
+    schedule: Literal["constant", "linear", "cosine", "one-cycle"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayDirective:
+    """What the client's memory keeps and how much of it is replayed.
+
+    ``capacity`` in examples; ``share`` of a batch is replayed, once there is something to replay.
+    """
+
+    policy: StrategyChoice
+    capacity: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Local training: ``steps`` optimizer updates starting at ``first_step`` of the task's ``total_steps``."""
+
+    tasks: tuple[int, ...]
+    steps: int
+    batch_size: int
+    first_step: int
+    total_steps: int
+    optimization: Optimization
+    methods: tuple[StrategyChoice, ...]
+    replay: ReplayDirective
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Score the incoming state on the client's held-out examples of ``tasks``.
+
+    ``seen_tasks`` are those learnt so far; classes of other tasks are not answers.  ``max_examples``
+    bounds the examples per task and client, None takes them all.
+    """
+
+    tasks: tuple[int, ...]
+    seen_tasks: tuple[int, ...]
+    max_examples: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """What one client is asked to do in one step of the run.
+
+    ``groups`` are those it trains; every tensor sent along is part of the model whether trained or
+    not.  ``scale`` is alpha/r, one number for all ranks.  ``recipe`` is a ``SharedRecipe`` as JSON, so
+    that a client process that has just started can serve any assignment.
+    """
+
+    assignment_id: str
+    run_id: str
+    client_id: ClientId
+    step_index: int
+    task_index: int
+    round_index: int
+    recipe: str
+    base_digest: str
+    groups: Mapping[GroupName, GroupPlan]
+    scale: float
+    seed: int
+    work: Work | None = None
+    evaluation: Evaluation | None = None
+
+    def plan_hash(self) -> str:
+        """Names this plan; an update made for another plan carries another hash."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Sums over a client's held-out examples of one task; means are formed on the server."""
+
+    task_index: int
+    num_examples: int
+    num_correct: int
+    loss_sum: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """What a client answers.
+
+    ``delta`` is trained − sent, for exactly the parts the plan trains.  ``num_examples`` per group is
+    the aggregation weight: a scalar, or one count per row where rows are trained independently (a
+    head's classes).  ``seconds`` splits the client's own time by phase.  ``statistics`` are small
+    per-group sums that selectors may want next round.
+    """
+
+    assignment_id: str
+    client_id: ClientId
+    plan_hash: str
+    delta: Tensors
+    num_examples: Mapping[GroupName, NDArray[np.int64]]
+    scores: tuple[Score, ...] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    statistics: Mapping[GroupName, Mapping[str, float]] = field(default_factory=dict)
+    peak_memory_bytes: int = 0
+
+
+class FailureReason(StrEnum):
+    """Why a client's answer does not count."""
+
+    CRASHED = "crashed"  # its app raised
+    DEADLINE = "deadline"  # no answer in time
+    UNREACHABLE = "unreachable"  # the node is gone
+    MALFORMED = "malformed"  # bytes that are no message of ours, or far too many
+    WRONG_PLAN = "wrong-plan"  # an answer to another plan, or the same answer twice
+    WRONG_BASE = "wrong-base"  # another base model
+    WRONG_SHAPE = "wrong-shape"  # tensors the plan does not have, or has in another shape or dtype
+    NOT_FINITE = "not-finite"  # NaN or infinity
+    NO_EXAMPLES = "no-examples"  # nothing to train on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientFailure:
+    """A client that was asked and gave nothing usable, and why."""
+
+    assignment_id: str
+    client_id: ClientId
+    reason: FailureReason
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer with what it cost: bytes of the serialised messages, seconds since the push."""
+
+    result: Update | ClientFailure
+    bytes_down: int
+    bytes_up: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundView:
+    """All a strategy may see when it plans a round; no evaluation data."""
+
+    task_index: int
+    round_index: int
+    groups: tuple[GroupSpec, ...]
+    clients: tuple[ClientProfile, ...]
+    group_scores: Mapping[GroupName, float] = field(default_factory=dict)
+
+
+Selection = Mapping[ClientId, tuple[GroupName, ...]]
+Ranks = Mapping[ClientId, Mapping[GroupName, int]]
+State = Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalState:
+    """All a resume needs: ``step_index`` is the next step to do, tensors are relative to the base.
+
+    A low-rank group holds its factors (ΔW = scale · B A), a dense group its offset from the base.
+    """
+
+    step_index: int
+    tensors: Tensors
+    aggregator_state: State = field(default_factory=dict)
+    group_scores: Mapping[GroupName, float] = field(default_factory=dict)

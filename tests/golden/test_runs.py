@@ -1,0 +1,163 @@
+"""Whole runs on a tiny model: same seed same bits, interrupted or not, and everything on record."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from orchestrator.checkpoint import load_state
+from orchestrator.conduct import conduct, submit
+from orchestrator.launch import run_in_process
+from orchestrator.store.base import RunStatus
+from orchestrator.summary import show
+from strategies.types import client_ids
+from tests.conftest import tiny_config
+
+
+def final_tensors(home, run_id):
+    state = load_state(home.blobs().get(home.store().last_checkpoint(run_id)))
+    return state.tensors
+
+
+def scores(home, run_id):
+    """Every cell of every client, without what depends on the clock."""
+    return [
+        (s.client_id, s.after_task, s.task_index, s.num_examples, s.num_correct)
+        for r in home.store().rounds(run_id)
+        for s in r.scores
+    ]
+
+
+def traffic(home, run_id):
+    return [(x.assignment_id.split("/", 1)[1], x.bytes_down) for r in home.store().rounds(run_id) for x in r.replies]
+
+
+def assert_same_bits(home, first, second):
+    a, b = final_tensors(home, first), final_tensors(home, second)
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        np.testing.assert_array_equal(value, b[key], err_msg=str(key))
+    assert scores(home, first) == scores(home, second)
+
+
+def test_the_same_seed_gives_the_same_bits(home, run_here):
+    first, second = run_here(tiny_config()), run_here(tiny_config())
+    assert_same_bits(home, first, second)
+    assert traffic(home, first) == traffic(home, second)
+
+
+def test_another_seed_gives_other_bits(home, run_here):
+    first, second = run_here(tiny_config()), run_here(tiny_config(seed=1))
+    a, b = final_tensors(home, first), final_tensors(home, second)
+    assert any(not np.array_equal(a[key], b[key]) for key in a)
+
+
+def test_everything_is_on_record(home, run_here):
+    run_id = run_here(tiny_config())
+    store = home.store()
+    record, rounds = store.get_run(run_id), store.rounds(run_id)
+    assert [r.kind for r in rounds] == ["evaluate", *["train"] * 2, "evaluate", *["train"] * 2, "evaluate"]
+    assert record.task_names == ("low", "high")
+    for r in rounds:
+        assert all(reply.status == "ok" and reply.bytes_down > 0 for reply in r.replies)
+        assert {"exchange", "aggregate", "checkpoint"} <= r.seconds.keys()
+    trained = [reply for r in rounds if r.kind == "train" for reply in r.replies]
+    assert all(reply.num_examples > 0 and "loss" in reply.metrics for reply in trained)
+    assert all(set(reply.ranks.values()) == {0, 2} for reply in trained)
+    assert [e.kind for e in store.events(run_id)].count("published") == 2
+    shown = show(record, rounds, store.events(run_id))
+    assert shown["bytes_up"] == sum(reply.bytes_up for r in rounds for reply in r.replies)
+    assert len(shown["accuracy_matrix"]) == 3
+    assert shown["accuracy_matrix"][2][1] is not None
+    assert record.progress["acc"] == pytest.approx(shown["acc"])
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 3, 5])
+def test_a_run_stopped_after_any_step_resumes_to_the_same_bits(home, run_here, stop_after):
+    from clients.trainer import ClientSettings, LocalTrainer
+    from orchestrator.transport import InProcessTransport
+
+    config = tiny_config()
+    whole, run_id = run_here(config), submit(config, home)
+    store = home.store()
+
+    def stop_when_due() -> None:
+        if len(store.rounds(run_id)) > stop_after and store.get_run(run_id).status is RunStatus.RUNNING:
+            store.transition(
+                run_id, RunStatus.STOPPING, expected=[RunStatus.RUNNING], reason="test"
+            )
+
+    trainer = LocalTrainer(
+        ClientSettings(cache_folder=home.cache_folder, state_folder=home.client_folder)
+    )
+    endpoints = {
+        client: lambda message, client=client: trainer.answer(client, message)
+        for client in client_ids(3)
+    }
+    transport = InProcessTransport(endpoints, stop_when_due)
+    assert conduct(run_id, config, transport, home) is RunStatus.INTERRUPTED
+    assert len(store.rounds(run_id)) <= stop_after + 2
+    assert run_in_process(run_id, config, home, on_progress=lambda: None) is RunStatus.COMPLETED
+    assert_same_bits(home, whole, run_id)
+
+
+def test_joint_training_fills_the_first_and_last_row_only(home, run_here):
+    run_id = run_here(tiny_config(learning__mode="joint"))
+    store = home.store()
+    shown = show(store.get_run(run_id), store.rounds(run_id), store.events(run_id))
+    assert shown["accuracy_matrix"][1] == [None, None]
+    assert None not in shown["accuracy_matrix"][2]
+
+
+def test_all_clients_failing_fails_the_run_with_reasons_and_keeps_what_was_done(home):
+    from clients.trainer import ClientSettings, LocalTrainer
+    from orchestrator.transport import InProcessTransport
+    from strategies.errors import ModelError
+
+    config = tiny_config()
+    run_id = submit(config, home)
+    trainer = LocalTrainer(
+        ClientSettings(cache_folder=home.cache_folder, state_folder=home.client_folder)
+    )
+
+    def endpoint(client):
+        def answer(message: bytes) -> bytes:
+            if len(home.store().rounds(run_id)) >= 2:
+                raise ModelError(f"{client} is on fire")
+            return trainer.answer(client, message)
+
+        return answer
+
+    transport = InProcessTransport({client: endpoint(client) for client in client_ids(3)})
+    assert conduct(run_id, config, transport, home) is RunStatus.FAILED
+    record = home.store().get_run(run_id)
+    reason = [e for e in home.store().events(run_id) if e.kind == "status"][-1].message
+    assert all(f"{client}" in reason for client in client_ids(3))
+    assert "on fire" in reason
+    assert record.checkpoint is not None
+    assert len(home.store().rounds(run_id)) == 2
+
+
+def test_one_failing_client_is_recorded_and_the_run_goes_on(home):
+    from clients.trainer import ClientSettings, LocalTrainer
+    from orchestrator.transport import InProcessTransport
+    from strategies.errors import ModelError
+
+    config = tiny_config()
+    run_id = submit(config, home)
+    trainer = LocalTrainer(
+        ClientSettings(cache_folder=home.cache_folder, state_folder=home.client_folder)
+    )
+    ids = client_ids(3)
+
+    def broken(message: bytes) -> bytes:
+        if home.store().rounds(run_id):
+            raise ModelError("out of order")
+        return trainer.answer(ids[1], message)
+
+    endpoints = {client: lambda m, c=client: trainer.answer(c, m) for client in ids} | {ids[1]: broken}
+    assert conduct(run_id, config, InProcessTransport(endpoints), home) is RunStatus.COMPLETED
+    failed = [x for r in home.store().rounds(run_id) for x in r.replies if x.status == "failed"]
+    assert {x.client_id for x in failed} == {ids[1]}
+    assert all("out of order" in x.failure_detail for x in failed)
+    assert any(e.kind == "client-failed" for e in home.store().events(run_id))

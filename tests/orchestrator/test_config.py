@@ -1,0 +1,122 @@
+"""Run files: what is accepted, and how all that is wrong is told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.config import config_schema, load_config, parse_config
+from strategies.errors import ConfigError
+from tests.orchestrator.builders import a_config
+
+MINIMAL = """
+[model]
+task = "image-classification"
+name = "from-config"
+architecture = "vit"
+[data]
+source = "digits"
+[stream]
+kind = "class-incremental"
+classes_per_task = 2
+"""
+
+
+@pytest.fixture
+def run_file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def faults_of(path: Path, *overrides: str) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    return {fault.key: str(fault) for fault in caught.value.faults}
+
+
+def test_defaults_fill_a_minimal_file(run_file):
+    config = load_config(run_file)
+    assert config.federation.clients == 10
+    assert config.cohort_size() == 10
+    assert config.strategy.aggregation.name == "exact"
+
+
+def test_overrides_are_toml_or_plain_text(run_file):
+    config = load_config(
+        run_file, ["federation.clients=4", "strategy.rank.rank=2", "name=probe", "learning.methods=[{name='er'}]"]
+    )
+    assert config.federation.clients == 4
+    assert config.rank_allocator().max_rank == 2
+    assert config.name == "probe"
+    assert config.learning.methods[0].name == "er"
+
+
+def test_all_faults_are_reported_together_with_hints(run_file):
+    faults = faults_of(
+        run_file,
+        "federation.cilents=4",
+        "federation.min_replies=zero",
+        "model.pooling=meen",
+        "learning.batch_size=0",
+    )
+    assert "did you mean 'clients'?" in faults["federation.cilents"]
+    assert "found 'zero'" in faults["federation.min_replies"]
+    assert "did you mean 'mean'?" in faults["model.pooling"]
+    assert "greater than or equal to 1" in faults["learning.batch_size"]
+
+
+def test_unknown_strategies_of_every_kind_are_reported_together(run_file):
+    faults = faults_of(
+        run_file,
+        "strategy.rank.name=fixt",
+        "strategy.aggregation.name=exakt",
+        "learning.methods=[{name='err'}]",
+        "replay.policy.name=resevoir",
+    )
+    assert "did you mean 'fixed'?" in faults["strategy.rank.name"]
+    assert "did you mean 'exact'?" in faults["strategy.aggregation.name"]
+    assert "did you mean 'er'?" in faults["learning.methods.0.name"]
+    assert "did you mean 'reservoir'?" in faults["replay.policy.name"]
+
+
+def test_what_single_fields_cannot_see(run_file):
+    faults = faults_of(run_file, "federation.cohort=11", "federation.min_replies=12")
+    assert "at most federation.clients = 10" in faults["federation.cohort"]
+    assert "federation.min_replies" in faults
+
+
+def test_file_data_needs_paths(run_file):
+    faults = faults_of(run_file, "data.source=jsonl", "model.task=sequence-classification")
+    assert {"data.train", "data.test"} <= faults.keys()
+
+
+def test_a_missing_file_and_bad_toml_say_what_to_do(tmp_path):
+    assert "perennial init" in faults_of(tmp_path / "none.toml")["file"]
+    broken = tmp_path / "broken.toml"
+    broken.write_text("seed = = 1")
+    assert "readable TOML" in faults_of(broken)["file"]
+
+
+def test_a_bad_override_is_a_fault(run_file):
+    assert "key.path=value" in faults_of(run_file, "seed")["--set"]
+
+
+def test_digest_names_semantics_only():
+    config = a_config()
+    assert a_config(name="other", federation__transport="ray").digest() == config.digest()
+    assert a_config(seed=1).digest() != config.digest()
+    assert a_config(strategy__rank__rank=3).digest() != config.digest()
+
+
+def test_a_config_survives_its_own_json():
+    config = a_config(learning__methods=[{"name": "er"}])
+    again = parse_config(config.model_dump(mode="json"))
+    assert again == config
+    assert again.digest() == config.digest()
+
+
+def test_schema_describes_every_section():
+    schema = config_schema()
+    assert {"model", "data", "stream", "learning", "strategy"} <= schema["properties"].keys()
