@@ -52,7 +52,7 @@ class LiveView:
         line = tuple(shown.get(key) for key in ("phase", "task", "round"))
         if line != self._last_line and shown:
             self._last_line = line
-            self.console.print(_line(shown, record.task_names), highlight=False)
+            self.console.print(_line(shown, record.task_names), highlight=False, soft_wrap=True)
 
     def _panel(self, shown: Mapping[str, Any], task_names: tuple[str, ...]) -> RenderableType:
         table = Table.grid(padding=(0, 2))

@@ -1,0 +1,70 @@
+"""Alembic is the only source of the schema, and says what to do when a database does not fit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from orchestrator.store import open_store, upgrade_database
+from orchestrator.store.sql import make_engine
+from orchestrator.store.tables import Table
+from strategies.errors import SchemaVersionError, StoreError
+
+
+def test_models_equal_migrations(tmp_path):
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    upgrade_database(url)
+    with make_engine(url).connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+
+
+def test_upgrade_reports_both_versions(tmp_path):
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    assert upgrade_database(url) == (None, "0001")
+    assert upgrade_database(url) == ("0001", "0001")
+
+
+def set_version(path: Path, version: str) -> None:
+    with make_engine(f"sqlite:///{path}").begin() as connection:
+        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{version}'")
+
+
+def test_a_newer_database_is_refused_by_name(tmp_path):
+    path = tmp_path / "a.db"
+    upgrade_database(f"sqlite:///{path}")
+    set_version(path, "9999")
+    with pytest.raises(SchemaVersionError, match=r"9999.*newer.*0001; upgrade perennial"):
+        open_store(f"sqlite:///{path}")
+    with pytest.raises(SchemaVersionError, match="upgrade perennial"):
+        upgrade_database(f"sqlite:///{path}")
+
+
+def test_a_database_of_something_else_names_the_command(tmp_path):
+    path = tmp_path / "a.db"
+    with make_engine(f"sqlite:///{path}").begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE other (x INTEGER)")
+    with pytest.raises(SchemaVersionError, match="perennial db upgrade"):
+        open_store(f"sqlite:///{path}")
+
+
+def test_a_url_that_leads_nowhere_says_so_without_its_password():
+    with pytest.raises(StoreError, match="PERENNIAL_DATABASE") as caught:
+        open_store("nosuchdb://user:secret@host/name")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreError, match="set PERENNIAL_HOME"):
+        open_store(f"sqlite:///{tmp_path / 'deep' / 'a.db'}")
+
+
+def test_a_path_through_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="set PERENNIAL_HOME"):
+        open_store(f"sqlite:///{tmp_path / 'file' / 'a.db'}")
