@@ -87,6 +87,8 @@ def train(run: LocalRun, methods: Sequence[ClientMethod]) -> float:
     ids = run.new_ids
     for method in methods:
         ids = method.select(run, ids)
+    for method in methods:
+        method.before_local(run)
     losses = _steps(run, methods, ids) if run.work.steps else []
     for method in methods:
         method.after_local(run)

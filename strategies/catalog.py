@@ -40,6 +40,7 @@ AGGREGATORS: Final[dict[str, type[Aggregator]]] = {
 CLIENT_METHODS: Final[dict[str, str]] = {
     "finetune": "clients.methods.finetune:Finetune",
     "er": "clients.methods.er:ExperienceReplay",
+    "imprint": "clients.methods.imprint:Imprint",
     "class-means": "clients.methods.class_means:ClassMeans",
 }
 KINDS: Final[Mapping[str, Mapping[str, Any]]] = {

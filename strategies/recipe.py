@@ -40,7 +40,7 @@ class ModelRecipe(Section):
     architecture: str | None = None
     """With ``from-config``: a transformers model type such as ``vit``, ``bert``, ``llama``."""
     config: dict[str, int | float | str | bool] = Field(default_factory=dict)
-    """With ``from-config``: fields of the transformers configuration."""
+    """Fields of the transformers configuration: all of it with ``from-config``, else what differs."""
     tokenizer: str | None = None
     """Hub name or path; default: the checkpoint's own; ``bytes`` needs no file."""
     pooling: Literal["model", "mean", "cls"] = "model"

@@ -1,6 +1,6 @@
 """The hooks of local training, in the order they are called.
 
-``task_start, select, batch, loss, grad, after_step, after_local, task_end``.  A method overrides the
+``task_start, select, before_local, batch, loss, grad, after_step, after_local, task_end``.  A method overrides the
 hooks it needs; several methods compose in the order of the run file, each hook seeing what the one
 before it returned.  Methods are frozen: what they must keep goes into the client's durable state.
 """
@@ -28,6 +28,9 @@ class ClientMethod:
     def select(self, run: LocalRun, ids: ExampleIds) -> ExampleIds:
         """Which of the task's local examples this round may use."""
         return ids
+
+    def before_local(self, run: LocalRun) -> None:
+        """Before the first step of a round, with the received state in the model."""
 
     def batch(self, run: LocalRun, draw: Draw) -> Draw:
         """The examples of one step: as it comes in, a full batch of new ones."""

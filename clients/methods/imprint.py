@@ -1,0 +1,66 @@
+"""Imprinted rows: a class nobody has trained yet starts at the mean feature of its examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from clients.methods.base import ClientMethod
+from strategies.errors import ModelError
+from strategies.protocols import ExampleIds
+from strategies.types import HEAD, ParamKey
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clients.training import LocalRun
+
+
+@dataclass(frozen=True, slots=True)
+class Imprint(ClientMethod):
+    """Before the first step, set every head row that is still zero to the client's class mean.
+
+    The head then knows a new class from the first step on instead of growing it from nothing.  Rows
+    are averaged by class counts on the server like any other.  Needs ``model.head = "cosine"``, for
+    which a mean feature is a sensible row.
+    Source: weight imprinting, Qi et al. 2018, arXiv 1712.07136; departs: rows are means over what a
+    client holds, averaged over clients, and are not scaled to unit length.
+    """
+
+    def before_local(self, run: LocalRun) -> None:
+        weight = head_rows(run)
+        untrained = torch.nonzero(weight.detach().abs().sum(dim=1) == 0).flatten().numpy()
+        labels = run.dataset.train.labels[run.new_ids]
+        sums, counts = feature_sums(run, run.new_ids[np.isin(labels, untrained)])
+        with torch.no_grad():
+            weight[counts > 0] = sums[counts > 0] / counts[counts > 0, None]
+
+
+def head_rows(run: LocalRun) -> torch.nn.Parameter:
+    """The head's rows, (C, d).
+
+    Raises: ModelError unless the run trains a cosine head.
+    """
+    weight = run.trainable.get(ParamKey(HEAD, "weight"))
+    if weight is None or run.recipe.pooling == "model" or run.recipe.head != "cosine":
+        found = f"pooling = {run.recipe.pooling!r}, head = {run.recipe.head!r}"
+        raise ModelError(
+            f'class means as head rows need model.pooling "mean" or "cls", model.head "cosine" and a '
+            f"trained head; found {found}"
+        )
+    return weight
+
+
+def feature_sums(run: LocalRun, ids: ExampleIds) -> tuple[Tensor, Tensor]:
+    """Per class, the sum of the features of ``ids`` (C, d) and how many there are (C,)."""
+    split, shape = run.dataset.train, head_rows(run).shape
+    sums, counts = torch.zeros(shape), torch.zeros(shape[0])
+    with torch.no_grad():
+        for chunk in split.bucketed(ids, 128):
+            labels = torch.from_numpy(split.labels[chunk])
+            sums.index_add_(0, labels, run.model.features(run.tensors_of(chunk)))
+            counts += torch.bincount(labels, minlength=shape[0])
+    return sums, counts
