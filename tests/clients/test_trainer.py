@@ -1,0 +1,278 @@
+"""The local trainer: what a client does with an assignment, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from clients.state_store import ClientState, ClientStateStore
+from clients.trainer import ClientSettings, LocalTrainer
+from orchestrator.planner import agree, initial_state, plan_step
+from orchestrator.rounds import close_step
+from strategies.errors import DataError
+from strategies.protocols import ReplayMemory
+from strategies.types import (
+    HEAD,
+    ClientFailure,
+    ClientId,
+    FailureReason,
+    ParamKey,
+    Reply,
+    StrategyChoice,
+    Update,
+    client_ids,
+)
+from strategies.wire import decode_profile, decode_result, encode_assignment, encode_recipe
+from tests.conftest import tiny_config
+
+IDS = client_ids(3)
+
+
+class Lab:
+    """Clients of one config and the server's pure half, without a store."""
+
+    def __init__(self, folder, config):
+        self.trainer = LocalTrainer(
+            ClientSettings(cache_folder=folder / "cache", state_folder=folder / "state")
+        )
+        self.config = config
+        request = encode_recipe(config.shared_recipe().model_dump_json(), ())
+        self.federation = agree([decode_profile(self.trainer.answer(c, request))[0] for c in IDS])
+        self.state = initial_state(config, self.federation)
+
+    def plan(self, step_index=1, run_id="run"):
+        state = dataclasses.replace(self.state, step_index=step_index)
+        return plan_step(run_id, self.config, self.federation, state)
+
+    def ask(self, order):
+        message = encode_assignment(order.assignment, order.tensors)
+        return decode_result(self.trainer.answer(order.assignment.client_id, message))
+
+    def close(self, plan, results):
+        replies = [Reply(result=r, bytes_down=0, bytes_up=0, seconds=0.0) for r in results]
+        state = dataclasses.replace(self.state, step_index=plan.step_index)
+        return close_step(state, plan, replies, config=self.config, federation=self.federation)
+
+
+@pytest.fixture
+def lab(tmp_path):
+    return lambda **changes: Lab(tmp_path, tiny_config(**changes))
+
+
+def changed(order, **changes):
+    return dataclasses.replace(order, assignment=dataclasses.replace(order.assignment, **changes))
+
+
+def test_an_update_answers_its_plan(lab):
+    bench = lab()
+    order = bench.plan().orders[0]
+    update = bench.ask(order)
+    assert isinstance(update, Update)
+    assert update.plan_hash == order.assignment.plan_hash()
+    assert {key.group for key in update.delta} == set(order.assignment.groups)
+    assert update.metrics["steps"] == 3
+    assert {"load", "train", "save", "compute"} <= update.seconds.keys()
+    assert all(entry["squared"] >= 0 for entry in update.statistics.values())
+
+
+def test_the_head_counts_examples_per_class(lab):
+    bench = lab()
+    order = bench.plan().orders[0]
+    counts = bench.ask(order).num_examples[HEAD]
+    profile = bench.federation.clients[0]
+    assert counts.shape == (10,)
+    assert counts.sum() == profile.num_train[0]
+    assert counts[5:].sum() == 0
+
+
+def test_rows_of_classes_the_client_never_saw_do_not_move(lab):
+    bench = lab(partition__alpha=0.1)
+    for order in bench.plan().orders:
+        update = bench.ask(order)
+        absent = update.num_examples[HEAD] == 0
+        assert absent.any()
+        assert not update.delta[ParamKey(HEAD, "weight")][absent].any()
+        assert not update.delta[ParamKey(HEAD, "bias")][absent].any()
+
+
+def test_share_zero_is_finetuning_bit_for_bit(lab):
+    with_er = lab(replay__share=0.0)
+    plain = lab(learning__methods=[{"name": "finetune"}])
+    for step in (1, 2, 4):  # the fourth is in the second task, with a memory to draw from
+        ours = with_er.ask(with_er.plan(step, "a").orders[1])
+        theirs = plain.ask(plain.plan(step, "b").orders[1])
+        for key, value in theirs.delta.items():
+            np.testing.assert_array_equal(ours.delta[key], value)
+
+
+def test_replay_takes_its_share_once_there_is_a_past(lab):
+    bench = lab()
+    assert bench.ask(bench.plan(1).orders[0]).metrics["replayed"] == 0
+    second = bench.ask(bench.plan(2).orders[0])
+    assert second.metrics["replayed"] == 3 * 4  # three steps, half of eight
+    assert second.metrics["memory"] == 10
+
+
+def test_asking_twice_gives_the_same_answer(lab):
+    """A client steps back with the server: a repeated step starts from the memory before it."""
+    bench = lab()
+    bench.ask(bench.plan(1).orders[0])
+    first = bench.ask(bench.plan(2).orders[0])
+    bench.ask(bench.plan(4).orders[0])
+    again = bench.ask(bench.plan(2).orders[0])
+    for key, value in first.delta.items():
+        np.testing.assert_array_equal(again.delta[key], value)
+    assert again.metrics == first.metrics
+
+
+def test_scores_are_sums_and_unmet_classes_score_nothing(lab):
+    bench = lab()
+    order = bench.plan(3).orders[0]
+    assert order.assignment.evaluation.seen_tasks == (0,)
+    update = bench.ask(order)
+    scores = {score.task_index: score for score in update.scores}
+    assert scores[1].num_correct == 0
+    assert np.isnan(scores[1].loss_sum)
+    assert scores[0].num_examples == bench.federation.clients[0].num_test[0]
+    assert scores[0].loss_sum / scores[0].num_examples == pytest.approx(np.log(5), rel=1e-3)
+    assert update.delta == {}
+
+
+def test_refusals_are_values(lab):
+    bench = lab()
+    order = bench.plan().orders[0]
+    cases = {
+        FailureReason.WRONG_BASE: changed(order, base_digest="other"),
+        FailureReason.CRASHED: changed(
+            order,
+            work=dataclasses.replace(order.assignment.work, methods=(StrategyChoice(name="err"),)),
+        ),
+    }
+    for reason, spoiled in cases.items():
+        answer = bench.ask(spoiled)
+        assert isinstance(answer, ClientFailure)
+        assert answer.reason is reason
+    message = encode_assignment(order.assignment, order.tensors)
+    stranger = decode_result(bench.trainer.answer(ClientId("client-2"), message))
+    assert stranger.reason is FailureReason.WRONG_PLAN
+
+
+def test_a_client_without_examples_says_so(lab):
+    bench = lab(partition__alpha=0.02, federation__clients=3)
+    profiles = bench.federation.clients
+    empty = [(c.client_id, t) for c in profiles for t in (0, 1) if c.num_train[t] == 0]
+    if not empty:
+        pytest.skip("this partition left nobody without examples")
+    client, task = empty[0]
+    order = next(o for o in bench.plan(1).orders)
+    work = dataclasses.replace(order.assignment.work, tasks=(task,))
+    answer = bench.ask(changed(order, client_id=client, work=work))
+    assert answer.reason is FailureReason.NO_EXAMPLES
+
+
+def test_class_means_are_those_of_the_pooled_data(lab):
+    bench = lab(
+        model__head="cosine",
+        learning__local_steps=0,
+        learning__methods=[{"name": "class-means"}],
+        strategy__layer_selection={"name": "all", "kinds": ["head"]},
+    )
+    plan = bench.plan(1)
+    outcome = bench.close(plan, [bench.ask(order) for order in plan.orders])
+    rows = outcome.state.tensors[ParamKey(HEAD, "weight")]
+    shop = next(iter(bench.trainer._workshops.values()))
+    shop.model.apply({}, 1.0)
+    train = shop.dataset.train
+    import torch
+
+    for label in range(5):
+        ids = np.flatnonzero(train.labels == label)
+        pixels = torch.from_numpy(train.collate(ids)["pixel_values"])
+        with torch.no_grad():
+            mean = shop.model.features({"pixel_values": pixels}).mean(dim=0)
+        np.testing.assert_allclose(rows[label], mean.numpy(), atol=1e-5)
+    assert not rows[5:].any()
+
+
+def test_imprinting_starts_new_rows_at_class_means_and_leaves_trained_ones(lab):
+    bench = lab(
+        model__head="cosine",
+        learning__local_steps=0,
+        learning__methods=[{"name": "imprint"}],
+    )
+    first = bench.ask(bench.plan(1).orders[0])
+    weight = first.delta[ParamKey(HEAD, "weight")]
+    present = first.num_examples[HEAD] > 0
+    assert (np.linalg.norm(weight[present], axis=1) > 0.1).all()
+    assert not weight[~present].any()
+    trained = np.zeros((10, 16), dtype=np.float32)
+    trained[0] = 1.0
+    bench.state = dataclasses.replace(
+        bench.state, tensors=bench.state.tensors | {ParamKey(HEAD, "weight"): trained}
+    )
+    again = bench.ask(bench.plan(1).orders[0]).delta[ParamKey(HEAD, "weight")]
+    assert not again[0].any()
+
+
+def test_hooks_are_called_in_order(lab, monkeypatch):
+    from clients.methods.base import ClientMethod
+
+    calls = []
+
+    class Recorder(ClientMethod):
+        pass
+
+    hooks = [name for name in vars(ClientMethod) if not name.startswith("_")]
+    for hook in hooks:
+        original = getattr(ClientMethod, hook)
+        setattr(
+            Recorder,
+            hook,
+            lambda self, run, *args, hook=hook, original=original: (
+                calls.append(hook),
+                original(self, run, *args),
+            )[1],
+        )
+    import clients.trainer
+
+    monkeypatch.setattr(clients.trainer, "_method", lambda choice: Recorder())
+    bench = lab()
+    bench.ask(bench.plan(1).orders[0])
+    step = ["batch", "loss", "grad", "after_step"]
+    assert calls == ["task_start", "select", "before_local", *step * 3, "after_local"]
+    calls.clear()
+    bench.ask(bench.plan(2).orders[0])
+    assert calls == ["select", "before_local", *step * 3, "after_local", "task_end"]
+
+
+def a_client_state(n: int) -> ClientState:
+    memory = ReplayMemory(capacity=9, ids=np.arange(n), tasks=np.zeros(n, np.int64), num_offered=n)
+    return ClientState(memory=memory, task_index=n, offered=np.arange(2 * n))
+
+
+def test_client_state_survives_and_steps_back(tmp_path):
+    store = ClientStateStore(tmp_path)
+    for step in range(1, 6):
+        store.save("run", IDS[0], step, a_client_state(step))
+    assert store.load("run", IDS[0], before_step=99).task_index == 5
+    assert store.load("run", IDS[0], before_step=5).task_index == 4
+    assert store.load("run", IDS[0], before_step=3) is None  # only the last three are kept
+    assert store.load("run", IDS[1], before_step=99) is None
+    store.save("run", IDS[0], 4, a_client_state(7))
+    assert store.load("run", IDS[0], before_step=99).task_index == 7
+
+
+def test_a_damaged_client_state_is_named_and_stepped_over(tmp_path, caplog):
+    store = ClientStateStore(tmp_path)
+    store.save("run", IDS[0], 1, a_client_state(1))
+    store.save("run", IDS[0], 2, a_client_state(2))
+    newest = max((tmp_path / "run" / IDS[0]).glob("step-*.npz"))
+    newest.write_bytes(newest.read_bytes()[:20])
+    assert store.load("run", IDS[0], before_step=9).task_index == 1
+    assert str(newest) in caplog.text
+    for path in (tmp_path / "run" / IDS[0]).glob("step-*.npz"):
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="every state file of client-0"):
+        store.load("run", IDS[0], before_step=9)
