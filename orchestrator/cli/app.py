@@ -71,7 +71,8 @@ def main() -> None:
 
 
 def _complain(error: PerennialError) -> None:
-    Console(stderr=True, highlight=False).print(f"[bold red]error[/] {output.escaped(str(error))}")
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error[/] {output.escaped(str(error))}")
 
 
 @app.command()
@@ -94,14 +95,12 @@ def resume(run_id: RunId) -> None:
 
 
 def _carry_out(run_id: str, config: RunConfig, home: Home) -> None:
-    with LiveView(run_id, home.store(), Console()) as view:
+    with LiveView(run_id, home.store(), output.console()) as view:
         if config.federation.transport == "in-process":
             status = run_in_process(run_id, config, home, on_progress=view.refresh)
         else:
             status = Simulation.start(run_id, home).watch(view.refresh)
-    record = home.store().get_run(run_id)
-    shown = show(record, home.store().rounds(run_id), home.store().events(run_id))
-    output.print_outcome(shown, log_path=home.run_folder(run_id) / "run.log")
+    output.print_outcome(_shown(run_id, home), log_path=home.run_folder(run_id) / "run.log")
     raise typer.Exit(EXIT_CODES[status])
 
 

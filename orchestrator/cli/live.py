@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -114,7 +115,7 @@ def _line(shown: Mapping[str, Any], task_names: tuple[str, ...]) -> str:
     parts = [str(_where(shown, task_names))]
     if shown.get("loss") is not None:
         parts.append(f"loss {shown['loss']:.3f}")
-    if shown.get("acc") is not None:
+    if math.isfinite(shown.get("acc") or math.nan):
         parts.append(f"ACC {shown['acc']:.3f}")
     if "bytes_up" in shown:
         parts.append(f"{size(shown['bytes_up'])} up, {size(shown['bytes_down'])} down")

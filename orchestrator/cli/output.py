@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import typer
 from rich.console import Console
@@ -21,8 +21,15 @@ from strategies.catalog import KINDS
 
 Shown = Mapping[str, Any]
 T = TypeVar("T")
+_NAMED_COLUMNS: Final = 6
+_LOG_COLUMNS: Final = 180
 
 escaped = escape
+
+
+def console() -> Console:
+    """Standard output; wide where it is no terminal, so that no table is cut in a log."""
+    return Console() if Console().is_terminal else Console(width=_LOG_COLUMNS)
 
 
 def emit(value: T, *, as_json: bool, text: Callable[[Console, T], None]) -> None:
@@ -30,7 +37,7 @@ def emit(value: T, *, as_json: bool, text: Callable[[Console, T], None]) -> None
     if as_json:
         print_json(value)
     else:
-        text(Console(), value)
+        text(console(), value)
 
 
 def print_json(value: object) -> None:
@@ -40,29 +47,29 @@ def print_json(value: object) -> None:
 
 def print_outcome(shown: Shown, *, log_path: Path) -> None:
     """The last words of ``perennial run``."""
-    console = Console()
+    out = console()
     if shown["accuracy_matrix"] and shown["tasks"]:
-        console.print(_matrix(shown))
-        console.print(_headline(shown))
+        out.print(_matrix(shown))
+        out.print(_headline(shown))
     style = {"completed": "green", "failed": "red"}.get(shown["status"], "yellow")
-    console.print(f"\n[{style}]{shown['status']}[/] in {clock(shown['duration_seconds'] or 0)}", end="")
-    console.print(f" · run [bold]{shown['run_id']}[/]")
+    out.print(f"\n[{style}]{shown['status']}[/] in {clock(shown['duration_seconds'] or 0)}", end="")
+    out.print(f" · run [bold]{shown['run_id']}[/]")
     if shown["status"] != "completed":
-        console.print(f"reason   {escape(_reason(shown))}", highlight=False)
-        console.print(f"log      {log_path}", highlight=False, soft_wrap=True)
+        out.print(f"reason   {escape(_reason(shown))}", highlight=False)
+        out.print(f"log      {log_path}", highlight=False, soft_wrap=True)
     if shown["status"] == "interrupted":
-        console.print(f"continue perennial resume {shown['run_id']}", highlight=False)
+        out.print(f"continue perennial resume {shown['run_id']}", highlight=False)
     for label, key in (("adapter ", "adapter_path"), ("report  ", "report_path")):
         if shown[key]:
-            console.print(f"{label} {shown[key]}", highlight=False, soft_wrap=True)
+            out.print(f"{label} {shown[key]}", highlight=False, soft_wrap=True)
 
 
-def print_run(console: Console, shown: Shown) -> None:
+def print_run(out: Console, shown: Shown) -> None:
     """``perennial show``."""
-    console.print(f"[bold]{escape(shown['name'])}[/] {shown['run_id']} · {shown['status']}")
+    out.print(f"[bold]{escape(shown['name'])}[/] {shown['run_id']} · {shown['status']}")
     if shown["accuracy_matrix"] and shown["tasks"]:
-        console.print(_matrix(shown))
-        console.print(_headline(shown))
+        out.print(_matrix(shown))
+        out.print(_headline(shown))
     table = Table("client", "examples", "up", "down", "seconds", "failures", box=None)
     for client in shown["clients"]:
         table.add_row(
@@ -73,12 +80,12 @@ def print_run(console: Console, shown: Shown) -> None:
             f"{client['seconds']:.1f}",
             str(client["failures"]),
         )
-    console.print(table)
+    out.print(table)
     for event in shown["events"]:
-        console.print(f"{event['at']}  {event['kind']}: {escape(event['message'])}", highlight=False)
+        out.print(f"{event['at']}  {event['kind']}: {escape(event['message'])}", highlight=False)
 
 
-def print_runs(console: Console, listing: Shown) -> None:
+def print_runs(out: Console, listing: Shown) -> None:
     """``perennial runs``."""
     table = Table("run", "name", "status", "started", "ACC", "forgetting", "up", "down", box=None)
     for run in listing["runs"]:
@@ -92,36 +99,36 @@ def print_runs(console: Console, listing: Shown) -> None:
             size(run["bytes_up"] or 0),
             size(run["bytes_down"] or 0),
         )
-    console.print(table if listing["runs"] else "no runs yet; try `perennial run examples/digits.toml`")
+    out.print(table if listing["runs"] else "no runs yet; try `perennial run examples/digits.toml`")
 
 
-def print_comparison(console: Console, comparison: Shown) -> None:
+def print_comparison(out: Console, comparison: Shown) -> None:
     """``perennial compare``."""
     names = [f"{run['name']}\n{run['run_id']}" for run in comparison["runs"]]
     table = Table("", *names, box=None)
     for row in comparison["results"]:
         table.add_row(row["metric"], *(_cell(row["metric"], value) for value in row["values"]))
-    console.print(table)
+    out.print(table)
     differences = Table("setting", *names, box=None)
     for row in comparison["config"]:
         differences.add_row(row["key"], *(escape(str(value)) for value in row["values"]))
-    console.print(differences if comparison["config"] else "no setting differs")
+    out.print(differences if comparison["config"] else "no setting differs")
 
 
-def print_strategies(console: Console, catalog: Shown) -> None:
+def print_strategies(out: Console, catalog: Shown) -> None:
     """``perennial strategies``."""
     table = Table("kind", "name", "parameters", "what it does", box=None)
     for entry in catalog["strategies"]:
         parameters = ", ".join(f"{k}={v}" for k, v in entry["parameters"].items())
         table.add_row(entry["kind"], f"[bold]{entry['name']}[/]", escape(parameters), escape(entry["summary"]))
-    console.print(table)
+    out.print(table)
 
 
-def print_findings(console: Console, found: Mapping[str, Sequence[Finding]]) -> None:
+def print_findings(out: Console, found: Mapping[str, Sequence[Finding]]) -> None:
     """``perennial doctor``."""
     for finding in found["checks"]:
         mark = "[green]ok[/]  " if finding["ok"] else "[red]bad[/] "
-        console.print(f"{mark} {finding['check']}: {escape(finding['detail'])}", highlight=False)
+        out.print(f"{mark} {finding['check']}: {escape(finding['detail'])}", highlight=False)
 
 
 def catalog_entries() -> list[dict[str, Any]]:
@@ -163,13 +170,17 @@ def _cell(metric: str, value: float | None) -> str:
 
 
 def _matrix(shown: Shown) -> Table:
+    """Columns are numbered where the tasks' names would not fit side by side."""
+    tasks = [escape(task) for task in shown["tasks"]]
     table = Table(title="accuracy on each task, after learning each task", title_justify="left", box=None)
     table.add_column("after")
-    for task in shown["tasks"]:
-        table.add_column(escape(task), justify="right")
-    for label, row in zip(["untrained", *shown["tasks"]], shown["accuracy_matrix"], strict=True):
-        if any(value is not None for value in row):
-            table.add_row(escape(label), *(number(value) for value in row))
+    for index, task in enumerate(tasks, start=1):
+        table.add_column(task if len(tasks) <= _NAMED_COLUMNS else str(index), justify="right")
+    rows = [("untrained", 0), *((f"{i} {task}", i) for i, task in enumerate(tasks, start=1))]
+    for label, index in rows:
+        values = shown["accuracy_matrix"][index]
+        if any(value is not None for value in values):
+            table.add_row(label, *(number(value) for value in values))
     return table
 
 

@@ -61,6 +61,17 @@ def a_reply(run_id: str, step: int, client: str, **changes: object) -> ReplyReco
     return ReplyRecord(**(values | changes))
 
 
+def score_of(client: str, after: int, task: int, correct: int, examples: int) -> ScoreRecord:
+    return ScoreRecord(
+        client_id=client,
+        after_task=after,
+        task_index=task,
+        num_examples=examples,
+        num_correct=correct,
+        loss_sum=1.0,
+    )
+
+
 def a_round(run_id: str, step: int = 0, **changes: object) -> RoundRecord:
     values = {
         "step_index": step,

@@ -1,0 +1,155 @@
+"""The command as people use it: in a process of its own, in any folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, TINY
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def perennial(tmp_path):
+    """Run the command in an empty folder with a data directory of its own."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    environment = os.environ | {"PERENNIAL_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)}
+    environment.pop("PERENNIAL_DATABASE", None)
+
+    def run(*arguments: str, start: bool = False):
+        command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
+        kwargs = {"cwd": folder, "env": environment, "text": True, "stdout": subprocess.PIPE}
+        if start:
+            return subprocess.Popen(command, stderr=subprocess.STDOUT, start_new_session=True, **kwargs)
+        return subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=300, **kwargs)
+
+    run.folder = folder
+    return run
+
+
+@pytest.fixture
+def run_file(perennial) -> Path:
+    import tomli_w
+
+    path = perennial.folder / "tiny.toml"
+    path.write_text(tomli_w.dumps(TINY))
+    return path
+
+
+def test_a_run_from_file_to_adapter(perennial, run_file):
+    done = perennial("run", "tiny.toml")
+    assert done.returncode == 0, done.stderr
+    assert "ACC" in done.stdout
+    assert "forgetting" in done.stdout
+    assert "report.html" in done.stdout
+    listing = json.loads(perennial("runs", "--format", "json").stdout)["runs"]
+    shown = json.loads(perennial("show", "latest", "--format", "json").stdout)
+    assert listing[0]["run_id"] == shown["run_id"]
+    assert listing[0]["acc"] == pytest.approx(shown["acc"])
+    assert Path(shown["report_path"]).read_text().startswith("<!doctype html>")
+    assert "low" in perennial("show", shown["run_id"]).stdout
+    assert shown["run_id"] in perennial("runs").stdout
+
+    second = perennial("run", "tiny.toml", "--set", "learning.methods=[{name='finetune'}]")
+    assert second.returncode == 0
+    compared = perennial("compare", shown["run_id"], "latest", "--html", "c.html", "--format", "json")
+    assert [row["key"] for row in json.loads(compared.stdout)["config"]] == ["learning.methods"]
+    assert "<svg" in (perennial.folder / "c.html").read_text()
+    assert "learning.methods" in perennial("compare", shown["run_id"], "latest").stdout
+
+    assert perennial("export", shown["run_id"], "--to", "a").returncode == 0
+    assert (perennial.folder / "a" / "adapter_config.json").is_file()
+    assert perennial("export", shown["run_id"], "--to", "m", "--merged").returncode == 0
+    assert (perennial.folder / "m" / "merged.safetensors").is_file()
+    again = perennial("export", shown["run_id"], "--to", "a")
+    assert again.returncode == 2
+    assert "not empty" in again.stderr
+
+
+def test_bad_input_is_exit_code_2_with_every_fault(perennial, run_file):
+    done = perennial("run", "tiny.toml", "--set", "seeed=1", "--set", "strategy.rank.rank=0")
+    assert done.returncode == 2
+    assert "did you mean 'seed'?" in done.stderr
+    assert done.stdout == ""
+    assert json.loads(perennial("runs", "--format", "json").stdout)["runs"] == []
+    for arguments, words in {
+        ("run", "none.toml"): "perennial init",
+        ("show", "nothing"): "no runs yet",
+        ("strategies", "exakt"): "did you mean 'exact'?",
+        ("init", "digit"): "did you mean 'digits'?",
+    }.items():
+        done = perennial(*arguments)
+        assert done.returncode == 2, arguments
+        assert words in done.stderr
+
+
+def test_missing_data_fails_the_run_and_says_what_is_missing(perennial, run_file):
+    done = perennial(
+        "run", "tiny.toml", "--set", "data={source='jsonl',train='no.jsonl',test='no.jsonl'}",
+        "--set", "model={task='sequence-classification',name='from-config',architecture='bert',tokenizer='bytes'}",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no.jsonl" in done.stdout + done.stderr
+
+
+def test_init_strategies_schema_and_doctor(perennial):
+    assert "next: perennial run digits.toml" in perennial("init", "digits").stdout
+    assert perennial("init", "digits").returncode == 2
+    catalog = json.loads(perennial("strategies", "--format", "json").stdout)["strategies"]
+    assert {"all", "fixed", "exact", "er", "reservoir"} <= {entry["name"] for entry in catalog}
+    assert all(entry["summary"] for entry in catalog)
+    assert "properties" in json.loads(perennial("config", "schema").stdout)
+    checks = json.loads(perennial("doctor", "--format", "json").stdout)["checks"]
+    assert {"run database", "disk", "memory"} <= {check["check"] for check in checks}
+    assert "already at 0001" in perennial("db", "upgrade").stdout
+
+
+def test_a_data_directory_that_cannot_be_written_is_named(perennial, monkeypatch, tmp_path):
+    (tmp_path / "home").write_text("a file, not a folder")
+    done = perennial("runs")
+    assert done.returncode == 1
+    assert "set PERENNIAL_HOME" in done.stderr
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bits_as_one_process(perennial, run_file):
+    """Through a real Flower ServerApp and ClientApp."""
+    digests = []
+    for transport in ("in-process", "ray"):
+        done = perennial("run", "tiny.toml", "--set", f"federation.transport={transport}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        shown = json.loads(perennial("show", "latest", "--format", "json").stdout)
+        digests.append((shown["checkpoint"], shown["accuracy_matrix"], [r["bytes_down"] for r in shown["rounds"]]))
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_cleanly_and_resume_ends_with_the_same_bits(perennial, run_file):
+    changes = ("--set", "federation.transport=ray", "--set", "learning.rounds_per_task=6")
+    whole = perennial("run", "tiny.toml", *changes, "--set", "federation.transport=in-process")
+    assert whole.returncode == 0
+    expected = json.loads(perennial("show", "latest", "--format", "json").stdout)["checkpoint"]
+    process = perennial("run", "tiny.toml", *changes, start=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        newest = json.loads(perennial("runs", "--format", "json").stdout)["runs"][0]
+        if newest["status"] == "running" and (newest["rounds"] or 0) >= 2:
+            break
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert f"perennial resume {newest['run_id']}" in output
+    resumed = perennial("resume", newest["run_id"])
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    shown = json.loads(perennial("show", newest["run_id"], "--format", "json").stdout)
+    assert shown["checkpoint"] == expected

@@ -1,0 +1,93 @@
+"""The metrics against the sheet's worked example and their laws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from orchestrator.metrics import METRICS, AccuracyMatrix
+from orchestrator.store.base import ScoreRecord
+
+
+def matrix_of(untrained, rows) -> AccuracyMatrix:
+    return AccuracyMatrix(np.array([untrained, *rows], dtype=float))
+
+
+def test_the_worked_example():
+    """Sheet D0: ACC 0.7333, AIA 0.7944, BWT −0.175, F 0.175, FWT 0.15, LA 0.85."""
+    matrix = matrix_of(
+        [0.10, 0.10, 0.10], [[0.90, 0.20, 0.10], [0.70, 0.80, 0.30], [0.60, 0.75, 0.85]]
+    )
+    found = {name: metric(matrix) for name, metric in METRICS.items()}
+    expected = {
+        "acc": 0.7333, "aia": 0.7944, "bwt": -0.175, "fwt": 0.15, "forgetting": 0.175,
+        "learning_accuracy": 0.85,
+    }  # fmt: skip
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+SQUARE = st.integers(2, 6).flatmap(
+    lambda n: arrays(float, (n + 1, n), elements=st.floats(0, 1, width=32))
+)
+
+
+@given(SQUARE)
+def test_acc_is_learning_accuracy_plus_transfer(values):
+    matrix, count = AccuracyMatrix(values), values.shape[1]
+    identity = matrix.learning_accuracy() + matrix.bwt() * (count - 1) / count
+    assert matrix.acc() == pytest.approx(identity, abs=1e-9)
+
+
+@given(SQUARE)
+def test_forgetting_is_minus_bwt_when_scores_never_rise(values):
+    falling = values.copy()
+    count = values.shape[1]
+    for j in range(count):
+        falling[j + 1 :, j] = np.sort(values[j + 1 :, j])[::-1]
+    matrix = AccuracyMatrix(falling)
+    assert matrix.forgetting() == pytest.approx(-matrix.bwt(), abs=1e-9)
+
+
+def test_one_task_has_no_transfer():
+    matrix = matrix_of([0.1], [[0.9]])
+    assert matrix.acc() == 0.9
+    assert all(np.isnan(v) for v in (matrix.bwt(), matrix.fwt(), matrix.forgetting()))
+
+
+def test_a_run_under_way_is_judged_on_the_tasks_it_has_met():
+    nothing = [np.nan] * 3
+    matrix = matrix_of([0.1, 0.1, 0.1], [[0.9, 0.2, 0.1], [0.7, 0.8, 0.3], nothing])
+    assert matrix.num_learnt == 2
+    assert matrix.acc() == pytest.approx(0.75)
+    assert matrix.forgetting() == pytest.approx(0.2)
+    assert np.isnan(matrix_of([0.1] * 3, [nothing] * 3).acc())
+
+
+def test_a_task_that_recovers_is_forgotten_against_its_best():
+    matrix = matrix_of([0] * 3, [[0.5, 0, 0], [0.9, 0.6, 0], [0.7, 0.6, 0.6]])
+    assert matrix.forgetting_per_task() == pytest.approx([0.2, 0.0])
+
+
+def score(client, after, task, correct, examples, **changes):
+    values = {
+        "client_id": client, "after_task": after, "task_index": task, "num_examples": examples,
+        "num_correct": correct, "loss_sum": 0.0,
+    }  # fmt: skip
+    return ScoreRecord(**(values | changes))
+
+
+def test_scores_are_pooled_over_clients_in_any_order():
+    scores = [
+        score("a", -1, 0, 1, 4),
+        score("a", 0, 0, 3, 4),
+        score("b", 0, 0, 0, 1),
+        score("a", 0, 0, 9, 9, mid_task=True),
+    ]
+    for order in (scores, scores[::-1]):
+        values = AccuracyMatrix.of(order, 2).values
+        assert values[0, 0] == 0.25
+        assert values[1, 0] == 0.6
+        assert np.isnan(values[:, 1]).all()
