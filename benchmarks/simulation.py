@@ -59,7 +59,9 @@ def _training(record: RoundRecord) -> float:
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", default="-", help="where to write the result; - is standard output")
+    parser.add_argument(
+        "--json", default="-", help="where to write the result; - is standard output"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--warm-up-rounds", type=int, default=2)
     options = parser.parse_args()

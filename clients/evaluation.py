@@ -38,7 +38,9 @@ def evaluate(
         return tuple(_generated(model, dataset, task, chosen) for task, chosen in ids.items())
     allowed = {task: _answers(dataset, plan, recipe, task) for task in ids}
     hopeless = {t for t in ids if not allowed[t][classes_of(dataset.tasks, [t])].any()}
-    looked_at = np.concatenate([np.zeros(0, dtype=np.int64), *(ids[t] for t in ids if t not in hopeless)])
+    looked_at = np.concatenate(
+        [np.zeros(0, dtype=np.int64), *(ids[t] for t in ids if t not in hopeless)]
+    )
     correct, losses = _classified(model, dataset, looked_at, allowed)
     return tuple(
         Score(task_index=task, num_examples=len(chosen), num_correct=0, loss_sum=np.nan)
@@ -83,9 +85,7 @@ def _classified(
     return correct, losses
 
 
-def _score(
-    task: int, ids: ExampleIds, correct: dict[int, bool], losses: dict[int, float]
-) -> Score:
+def _score(task: int, ids: ExampleIds, correct: dict[int, bool], losses: dict[int, float]) -> Score:
     return Score(
         task_index=task,
         num_examples=len(ids),
@@ -103,6 +103,4 @@ def _generated(model: AdaptedModel, dataset: Dataset, task: int, ids: ExampleIds
         answers = generate(model, test, chunk)
         wanted = test.completion_texts(chunk)
         num_correct += sum(a.strip() == w.strip() for a, w in zip(answers, wanted, strict=True))
-    return Score(
-        task_index=task, num_examples=len(ids), num_correct=num_correct, loss_sum=loss_sum
-    )
+    return Score(task_index=task, num_examples=len(ids), num_correct=num_correct, loss_sum=loss_sum)

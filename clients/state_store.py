@@ -50,7 +50,9 @@ class ClientStateStore:
             try:
                 return _read(path)
             except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-                log.warning("client state %s is damaged (%s); using the version before", path, error)
+                log.warning(
+                    "client state %s is damaged (%s); using the version before", path, error
+                )
         if candidates:
             raise DataError(f"every state file of {client_id} in {candidates[0].parent} is damaged")
         return None

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from clients import profile as device
 from clients.data import Dataset, Shard, open_dataset
@@ -139,9 +138,7 @@ class LocalTrainer:
         clock.lap("load")
         shard, scores = _shard(shop, client_id), tuple[Score, ...]()
         if assignment.evaluation:
-            scores = evaluate(
-                shop.model, shop.dataset, shard, assignment.evaluation, shop.recipe
-            )
+            scores = evaluate(shop.model, shop.dataset, shard, assignment.evaluation, shop.recipe)
             clock.lap("evaluate")
         if not assignment.work:
             return _update(assignment, scores, clock)
@@ -267,7 +264,7 @@ def _counts(assignment: Assignment, run: LocalRun) -> dict[GroupName, NDArray[np
     Replayed classes count with what the memory holds of them: those rows were trained too.
     """
     total = np.array(len(run.new_ids), dtype=np.int64)
-    counts = {name: total for name in assignment.groups}
+    counts = dict.fromkeys(assignment.groups, total)
     if HEAD in counts and (run.recipe.pooling != "model"):
         held = np.concatenate([run.new_ids, run.state.memory.ids])
         labels = run.dataset.train.labels[np.unique(held)]

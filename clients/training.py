@@ -81,7 +81,9 @@ def train(run: LocalRun, methods: Sequence[ClientMethod]) -> float:
     The optimizer is fresh: the server's merge may have rotated the factors its moments belong to.
     """
     if run.state.task_index != run.task_index:
-        run.state = replace(run.state, task_index=run.task_index, offered=np.zeros(0, dtype=np.int64))
+        run.state = replace(
+            run.state, task_index=run.task_index, offered=np.zeros(0, dtype=np.int64)
+        )
         for method in methods:
             method.task_start(run)
     ids = run.new_ids

@@ -21,7 +21,9 @@ _TENSOR, _AGGREGATOR, _SEPARATOR = "tensor", "aggregator", "|"
 
 def dump_state(state: GlobalState) -> bytes:
     """The same bytes for equal states, whatever the order of their mappings."""
-    named = {f"{_TENSOR}{_SEPARATOR}{k.group}{_SEPARATOR}{k.part}": v for k, v in state.tensors.items()}
+    named = {
+        f"{_TENSOR}{_SEPARATOR}{k.group}{_SEPARATOR}{k.part}": v for k, v in state.tensors.items()
+    }
     named |= {f"{_AGGREGATOR}{_SEPARATOR}{k}": v for k, v in state.aggregator_state.items()}
     header = {
         "version": _VERSION,

@@ -170,7 +170,10 @@ class RunConfig(Section):
 
     def digest(self) -> str:
         """Names what the run computes; how and under which name it is run does not matter."""
-        plain = self.model_dump(mode="json", exclude={"name": True, "federation": {"transport", "round_timeout_seconds"}})
+        plain = self.model_dump(
+            mode="json",
+            exclude={"name": True, "federation": {"transport", "round_timeout_seconds"}},
+        )
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 
     def shared_recipe(self) -> SharedRecipe:
@@ -190,7 +193,11 @@ class RunConfig(Section):
 
     def layer_selector(self) -> LayerSelector:
         """The configured layer selection."""
-        return build(LAYER_SELECTORS, self.strategy.layer_selection.as_choice(), key="strategy.layer_selection")
+        return build(
+            LAYER_SELECTORS,
+            self.strategy.layer_selection.as_choice(),
+            key="strategy.layer_selection",
+        )
 
     def rank_allocator(self) -> RankAllocator:
         """The configured rank policy."""
@@ -216,7 +223,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
         hint = "give a run file's path, or write one with `perennial init digits`"
         raise ConfigError(str(path), [Fault("file", "nothing", "a TOML run file", hint)]) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(str(path), [Fault("file", str(error), "a readable TOML run file")]) from None
+        raise ConfigError(
+            str(path), [Fault("file", str(error), "a readable TOML run file")]
+        ) from None
     faults = [fault for text in overrides if (fault := _apply_override(tree, text))]
     return parse_config(tree, source=str(path), faults=faults)
 
@@ -271,7 +280,12 @@ def _fault_of(item: Any) -> Fault:  # a pydantic error is an open dict
     key = ".".join(str(part) for part in item["loc"]) or "file"
     if item["type"] == "extra_forbidden":
         known = _fields_at(item["loc"][:-1])
-        return Fault(key, "an unknown key", f"one of {', '.join(known)}", nearest(str(item["loc"][-1]), known))
+        return Fault(
+            key,
+            "an unknown key",
+            f"one of {', '.join(known)}",
+            nearest(str(item["loc"][-1]), known),
+        )
     if item["type"] == "missing":
         return Fault(key, "nothing", "a value")
     expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
@@ -288,7 +302,11 @@ def _fields_at(location: Sequence[str | int]) -> list[str]:
         if isinstance(part, int):
             continue
         section = next(
-            (t for t in _types_in(section.model_fields[part].annotation) if hasattr(t, "model_fields")),
+            (
+                t
+                for t in _types_in(section.model_fields[part].annotation)
+                if hasattr(t, "model_fields")
+            ),
             RunConfig,
         )
     return sorted(section.model_fields)
@@ -317,7 +335,11 @@ def _check_strategies(config: RunConfig) -> list[Fault]:
     for index, method in enumerate(config.learning.methods):
         if method.name not in CLIENT_METHODS:
             key = f"learning.methods.{index}.name"
-            faults.append(Fault(key, repr(method.name), f"one of {known}", nearest(method.name, CLIENT_METHODS)))
+            faults.append(
+                Fault(
+                    key, repr(method.name), f"one of {known}", nearest(method.name, CLIENT_METHODS)
+                )
+            )
     return faults
 
 
@@ -332,12 +354,19 @@ def _check_together(config: RunConfig) -> list[Fault]:
         faults.append(Fault("federation.min_replies", str(federation.min_replies), expected))
     if config.model.task == "causal-lm" and config.stream.kind != "domain-incremental":
         faults.append(
-            Fault("stream.kind", repr(config.stream.kind), "'domain-incremental'", "causal-lm has no classes")
+            Fault(
+                "stream.kind",
+                repr(config.stream.kind),
+                "'domain-incremental'",
+                "causal-lm has no classes",
+            )
         )
     if (config.data.source == "digits") != (config.model.task == "image-classification") and (
         config.data.source == "digits"
     ):
-        faults.append(Fault("model.task", repr(config.model.task), "'image-classification' for digits"))
+        faults.append(
+            Fault("model.task", repr(config.model.task), "'image-classification' for digits")
+        )
     if config.data.source in ("jsonl", "csv", "parquet"):
         faults += [
             Fault(f"data.{split}", "nothing", f"the path of the {split} file")

@@ -130,7 +130,9 @@ class Engine:
         return status
 
 
-def _record(plan: Plan, outcome: Outcome, checkpoint: str, seconds: dict[str, float]) -> RoundRecord:
+def _record(
+    plan: Plan, outcome: Outcome, checkpoint: str, seconds: dict[str, float]
+) -> RoundRecord:
     step, now = plan.step, datetime.now(UTC)
     notes = [EventRecord(at=now, kind="planned", message=note) for note in plan.notes]
     failures = [

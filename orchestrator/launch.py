@@ -164,7 +164,9 @@ def _simulate(run_id: str) -> None:
         transport = FlowerTransport(grid, config.federation.clients)  # type: ignore[arg-type]
         conduct(run_id, config, transport, home)
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     run_simulation(
         server_app,
         make_client_app(lambda _: settings),

@@ -36,7 +36,6 @@ from strategies.types import (
     Work,
 )
 
-
 # Header, scores, statistics and per-row counts of an honest answer fit in this many times over.
 _SMALL_CHANGE_BYTES: Final = 2**20
 
@@ -149,7 +148,9 @@ def initial_state(config: RunConfig, federation: Federation) -> GlobalState:
     return GlobalState(step_index=0, tensors=tensors)
 
 
-def plan_step(run_id: str, config: RunConfig, federation: Federation, state: GlobalState) -> Plan | None:
+def plan_step(
+    run_id: str, config: RunConfig, federation: Federation, state: GlobalState
+) -> Plan | None:
     """Orders for the state's next step, or None after the last."""
     steps = schedule(config, len(federation.tasks))
     if state.step_index >= len(steps):
@@ -247,7 +248,9 @@ def planned_shapes(plan: GroupPlan, spec: GroupSpec) -> dict[str, tuple[int, ...
     return a | b
 
 
-def planned_bytes(plans: Mapping[GroupName, GroupPlan], specs: Mapping[GroupName, GroupSpec]) -> int:
+def planned_bytes(
+    plans: Mapping[GroupName, GroupPlan], specs: Mapping[GroupName, GroupSpec]
+) -> int:
     """Bytes of an update's float32 tensors."""
     return 4 * sum(
         math.prod(shape)

@@ -9,7 +9,7 @@ from orchestrator.config import RunConfig
 from orchestrator.planner import Federation
 from orchestrator.transport import Transport
 from strategies.peft_format import write_adapter
-from strategies.types import LORA_A, LORA_B, GlobalState, GroupName, ParamKey, Array
+from strategies.types import LORA_A, LORA_B, Array, GlobalState, GroupName, ParamKey
 
 
 @dataclass(slots=True, kw_only=True)

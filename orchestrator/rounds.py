@@ -239,5 +239,3 @@ def _why(plan: Plan, ledger: _Ledger, needed: int) -> str:
         if reply.status == "failed"
     )
     return f"{where}: {ledger.usable} usable replies, {needed} needed\n{reasons}"
-
-

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 from flwr.app import Context
 from flwr.app.typing import ConfigScalar
 from flwr.serverapp import Grid, ServerApp
 
-from orchestrator.config import RunConfig, parse_config
 from orchestrator.conduct import conduct, submit
+from orchestrator.config import RunConfig, parse_config
 from orchestrator.examples import example_config
 from orchestrator.flower_transport import FlowerTransport
 from orchestrator.home import Home
 from orchestrator.store.base import RunStatus
 from strategies.errors import RoundFailedError
-
-import json
 
 app = ServerApp()
 

@@ -69,10 +69,14 @@ def compare(shows: Sequence[Json]) -> Json:
     values = {key: [config.get(key) for config in flat] for key in keys}
     return {
         "schema_version": SCHEMA_VERSION,
-        "runs": [{key: s[key] for key in ("run_id", "name", "status", "config_digest")} for s in shows],
+        "runs": [
+            {key: s[key] for key in ("run_id", "name", "status", "config_digest")} for s in shows
+        ],
         "results": [{"metric": m, "values": [s[m] for s in shows]} for m in _COMPARED],
         "config": [
-            {"key": key, "values": row} for key, row in values.items() if any(v != row[0] for v in row)
+            {"key": key, "values": row}
+            for key, row in values.items()
+            if any(v != row[0] for v in row)
         ],
     }
 

@@ -124,9 +124,7 @@ def late(order: Order, bytes_down: int, timeout_seconds: float) -> Reply:
     return Reply(result=result, bytes_down=bytes_down, bytes_up=0, seconds=timeout_seconds)
 
 
-def to_reply(
-    order: Order, bytes_down: int, answer: bytes | ClientFailure, seconds: float
-) -> Reply:
+def to_reply(order: Order, bytes_down: int, answer: bytes | ClientFailure, seconds: float) -> Reply:
     """Decode a client's answer; bytes that are no answer of ours are that client's failure."""
     bytes_up = 0 if isinstance(answer, ClientFailure) else len(answer)
     return Reply(

@@ -67,12 +67,19 @@ def build(table: Mapping[str, type[S]], choice: StrategyChoice, *, key: str) -> 
     """
     if choice.name not in table:
         known = ", ".join(sorted(table))
-        fault = Fault(f"{key}.name", repr(choice.name), f"one of {known}", nearest(choice.name, table))
+        fault = Fault(
+            f"{key}.name", repr(choice.name), f"one of {known}", nearest(choice.name, table)
+        )
         raise ConfigError(key, [fault])
     strategy = table[choice.name]
     known = list(getattr(strategy, "__dataclass_fields__", {}))
     faults = [
-        Fault(f"{key}.{name}", "a parameter", ", ".join(known) or "no parameters", nearest(name, known))
+        Fault(
+            f"{key}.{name}",
+            "a parameter",
+            ", ".join(known) or "no parameters",
+            nearest(name, known),
+        )
         for name in choice.params
         if name not in known
     ]

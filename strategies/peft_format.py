@@ -86,7 +86,9 @@ def write_adapter(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file(weights, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-    _write_json(temporary / "adapter_config.json", _peft_config(recipe, specs, tensors, dense, scale))
+    _write_json(
+        temporary / "adapter_config.json", _peft_config(recipe, specs, tensors, dense, scale)
+    )
     _write_json(temporary / CARD, _card(recipe, description, tasks))
     if recipe.model.name == "from-config":
         values = {

@@ -89,7 +89,9 @@ def decode_result(message: bytes) -> Update | ClientFailure:
         plan_hash=fields.plan_hash,
         delta={key: value for key, value in tensors.items() if key.part != _EXAMPLES},
         num_examples={
-            key.group: value.astype(np.int64) for key, value in tensors.items() if key.part == _EXAMPLES
+            key.group: value.astype(np.int64)
+            for key, value in tensors.items()
+            if key.part == _EXAMPLES
         },
         scores=fields.scores,
         metrics=fields.metrics,
@@ -187,7 +189,9 @@ def _header(message: bytes) -> dict[str, Any]:
     except (struct.error, ValueError, KeyError, TypeError, RecursionError):
         raise WireError(f"{len(message)} bytes that are not a perennial message") from None
     if version != VERSION:
-        raise WireError(f"message format {version!r}, this program speaks {VERSION!r}; upgrade the older side")
+        raise WireError(
+            f"message format {version!r}, this program speaks {VERSION!r}; upgrade the older side"
+        )
     return header  # type: ignore[no-any-return]  # JSON
 
 
@@ -204,4 +208,6 @@ def _validated(noun: type[T], header: Mapping[str, Any]) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise WireError(f"{noun.__name__}.{where}: {first['msg']}, found {first['input']!r:.80}") from None
+        raise WireError(
+            f"{noun.__name__}.{where}: {first['msg']}, found {first['input']!r:.80}"
+        ) from None

@@ -41,7 +41,9 @@ class AdaptedModel:
 
     base: Base
     _addresses: dict[ParamKey, str] = field(init=False)  # dense parts → parameter name in the base
-    _values: dict[ParamKey, Tensor] = field(default_factory=dict)  # base values of moved dense parts
+    _values: dict[ParamKey, Tensor] = field(
+        default_factory=dict
+    )  # base values of moved dense parts
     _ranks: dict[str, int] = field(default_factory=dict)  # adapted module → rank
     _layers: dict[str, LoraLayer] = field(default_factory=dict)
     _lora: LoraModel | None = None
@@ -60,7 +62,9 @@ class AdaptedModel:
 
         Raises: ModelError for a group the model does not have or that cannot carry LoRA.
         """
-        ranks = {str(key.group): value.shape[0] for key, value in tensors.items() if key.part == LORA_A}
+        ranks = {
+            str(key.group): value.shape[0] for key, value in tensors.items() if key.part == LORA_A
+        }
         with torch.no_grad():
             self._restore_dense()
             if ranks != self._ranks:
@@ -83,7 +87,9 @@ class AdaptedModel:
             parameter.grad = None
         chosen = dict[ParamKey, nn.Parameter]()
         for name, plan in sorted(groups.items()):
-            chosen |= self._low_rank(name, plan) if isinstance(plan, LowRank) else self._dense(name, plan)
+            chosen |= (
+                self._low_rank(name, plan) if isinstance(plan, LowRank) else self._dense(name, plan)
+            )
         for parameter in chosen.values():
             parameter.requires_grad_(True)  # noqa: FBT003 - torch
         return chosen
@@ -140,7 +146,9 @@ class AdaptedModel:
     def _move(self, key: ParamKey, offset: Tensor) -> None:
         parameter = self._parameter(key)
         if offset.shape != parameter.shape:
-            raise ModelError(f"{key} has shape {tuple(offset.shape)}, expected {tuple(parameter.shape)}")
+            raise ModelError(
+                f"{key} has shape {tuple(offset.shape)}, expected {tuple(parameter.shape)}"
+            )
         parameter.copy_(self._base_value(key) + offset)
 
     def _base_value(self, key: ParamKey) -> Tensor:
@@ -178,7 +186,9 @@ class AdaptedModel:
         for name, layer in self._layers.items():
             # peft passes over a pattern that matches nothing with no more than a warning.
             if layer.r[_ADAPTER] != ranks[name]:
-                raise ModelError(f"peft gave {name} rank {layer.r[_ADAPTER]}, expected {ranks[name]}")
+                raise ModelError(
+                    f"peft gave {name} rank {layer.r[_ADAPTER]}, expected {ranks[name]}"
+                )
 
     def _low_rank(self, name: GroupName, plan: LowRank) -> dict[ParamKey, nn.Parameter]:
         if self._ranks.get(name) != plan.rank:

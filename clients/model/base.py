@@ -69,11 +69,14 @@ def build_base(
         module = build_module(recipe, num_labels=labels, vocab_size=vocab_size)
     if recipe.pretext:
         if public_images is None or cache_folder is None:
-            raise ModelError("model.pretext needs images: set model.task = \"image-classification\"")
+            raise ModelError('model.pretext needs images: set model.task = "image-classification"')
         pretrained_by_pretext(module, public_images, recipe.pretext, seed, cache_folder)
     module = module.to(getattr(torch, recipe.dtype)).eval()
     return Base(
-        module=module, description=_describe(module, recipe, labels), recipe=recipe, num_labels=labels
+        module=module,
+        description=_describe(module, recipe, labels),
+        recipe=recipe,
+        num_labels=labels,
     )
 
 
@@ -162,7 +165,7 @@ def _missing(name: str, error: Exception) -> str:
 
 def _arguments(loader: Any, config: PretrainedConfig) -> tuple[str, ...]:
     """The constructor arguments of the class ``loader`` would pick for ``config``."""
-    model = loader._model_mapping[type(config)]  # noqa: SLF001 - there is no public look-up
+    model = loader._model_mapping[type(config)]
     if isinstance(model, tuple):
         model = model[0]
     return model.__init__.__code__.co_varnames[: model.__init__.__code__.co_argcount]  # type: ignore[no-any-return]

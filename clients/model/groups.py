@@ -10,7 +10,13 @@ from transformers.pytorch_utils import Conv1D
 
 from strategies.types import HEAD, GroupKind, GroupName, GroupSpec
 
-_HEAD_NAMES: Final = ("classifier", "score", "pre_classifier", "cls_classifier", "distillation_classifier")
+_HEAD_NAMES: Final = (
+    "classifier",
+    "score",
+    "pre_classifier",
+    "cls_classifier",
+    "distillation_classifier",
+)
 _NORM = re.compile(r"(Layer|RMS|Group|Batch)?Norm", re.IGNORECASE)
 
 

@@ -149,7 +149,9 @@ def report(
 def export(
     run_id: RunId,
     to: Annotated[Path, typer.Option(help="A new folder.")],
-    merged: Annotated[bool, typer.Option("--merged", help="The whole model, adapter merged.")] = False,  # noqa: FBT002
+    merged: Annotated[
+        bool, typer.Option("--merged", help="The whole model, adapter merged.")
+    ] = False,
 ) -> None:
     """Copy a run's newest adapter, in PEFT format, or write the merged model."""
     record = Home.from_environment().store().get_run(run_id)
@@ -177,7 +179,9 @@ def strategies(
         entries = [e for e in entries if what in (e["kind"], e["name"])]
     if not entries:
         words = [*KINDS, *(name for table in KINDS.values() for name in table)]
-        fault = Fault("strategies", repr(what), f"one of {', '.join(words)}", nearest(what or "", words))
+        fault = Fault(
+            "strategies", repr(what), f"one of {', '.join(words)}", nearest(what or "", words)
+        )
         raise ConfigError("strategies", [fault])
     output.emit(
         {"strategies": entries}, as_json=as_format is Format.JSON, text=output.print_strategies
@@ -201,9 +205,7 @@ def init(
 def doctor(as_format: AsFormat = Format.TEXT) -> None:
     """Look for what would break a run before one is started."""
     findings = examine(Home.from_environment())
-    output.emit(
-        {"checks": findings}, as_json=as_format is Format.JSON, text=output.print_findings
-    )
+    output.emit({"checks": findings}, as_json=as_format is Format.JSON, text=output.print_findings)
     raise typer.Exit(0 if all(finding["ok"] for finding in findings) else 1)
 
 
@@ -231,5 +233,3 @@ def _shown(run_id: str, home: Home) -> output.Shown:
         store.events(record.run_id),
         report_path=str(path) if path.exists() else None,
     )
-
-

@@ -120,7 +120,9 @@ def print_strategies(out: Console, catalog: Shown) -> None:
     table = Table("kind", "name", "parameters", "what it does", box=None)
     for entry in catalog["strategies"]:
         parameters = ", ".join(f"{k}={v}" for k, v in entry["parameters"].items())
-        table.add_row(entry["kind"], f"[bold]{entry['name']}[/]", escape(parameters), escape(entry["summary"]))
+        table.add_row(
+            entry["kind"], f"[bold]{entry['name']}[/]", escape(parameters), escape(entry["summary"])
+        )
     out.print(table)
 
 
@@ -134,7 +136,9 @@ def print_findings(out: Console, found: Mapping[str, Sequence[Finding]]) -> None
 def catalog_entries() -> list[dict[str, Any]]:
     """Every strategy: kind, name, parameters with defaults, first line and source of its docstring."""
     return [
-        _entry(kind, name, target) for kind, table in KINDS.items() for name, target in table.items()
+        _entry(kind, name, target)
+        for kind, table in KINDS.items()
+        for name, target in table.items()
     ]
 
 
@@ -172,7 +176,9 @@ def _cell(metric: str, value: float | None) -> str:
 def _matrix(shown: Shown) -> Table:
     """Columns are numbered where the tasks' names would not fit side by side."""
     tasks = [escape(task) for task in shown["tasks"]]
-    table = Table(title="accuracy on each task, after learning each task", title_justify="left", box=None)
+    table = Table(
+        title="accuracy on each task, after learning each task", title_justify="left", box=None
+    )
     table.add_column("after")
     for index, task in enumerate(tasks, start=1):
         table.add_column(task if len(tasks) <= _NAMED_COLUMNS else str(index), justify="right")

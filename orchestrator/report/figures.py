@@ -123,7 +123,9 @@ def _rank_cell(rank: int | None, top: int) -> Json:
 
 def _block_order(group: str) -> tuple[Any, ...]:
     """Numbers in names compare as numbers, so that block 10 follows block 9."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in group.split("."))
+    return tuple(
+        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in group.split(".")
+    )
 
 
 def settings(config: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
@@ -154,7 +156,11 @@ def _acc_line(shown: Json, unit: str) -> list[tuple[float, float]]:
         if record["kind"] != "evaluate" or record["task"] < 0:
             continue
         spent["tasks"] = float(record["task"] + 1)
-        learnt = [v for v in shown["accuracy_matrix"][record["task"] + 1][: record["task"] + 1] if v is not None]
+        learnt = [
+            v
+            for v in shown["accuracy_matrix"][record["task"] + 1][: record["task"] + 1]
+            if v is not None
+        ]
         if learnt:
             line.append((spent[unit], sum(learnt) / len(learnt)))
     return line

@@ -25,7 +25,9 @@ def _learnt(shown: Json) -> str:
 
 def _forgotten(shown: Json) -> str:
     lost = shown["forgetting_per_task"]
-    known = [(value, shown["tasks"][index]) for index, value in enumerate(lost) if value is not None]
+    known = [
+        (value, shown["tasks"][index]) for index, value in enumerate(lost) if value is not None
+    ]
     if not known:
         return ""
     worst, task = max(known)

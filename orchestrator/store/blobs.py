@@ -47,7 +47,9 @@ class BlobStore:
             raise BlobError(f"checkpoint {path} cannot be read: {error.strerror}") from None
         found = hashlib.sha256(data).hexdigest()
         if found != digest:
-            raise BlobError(f"checkpoint {path} is damaged: {len(data)} bytes with digest {found[:12]}…")
+            raise BlobError(
+                f"checkpoint {path} is damaged: {len(data)} bytes with digest {found[:12]}…"
+            )
         return data
 
     def has(self, digest: str) -> bool:

@@ -33,7 +33,9 @@ def resolve(text: str, known: Sequence[str]) -> str:
     if len(starting) == 1:
         return starting[0]
     if starting:
-        raise RunNotFoundError(f"{text!r} is the start of {len(starting)} runs: {', '.join(starting[:5])}")
+        raise RunNotFoundError(
+            f"{text!r} is the start of {len(starting)} runs: {', '.join(starting[:5])}"
+        )
     if not known:
         raise RunNotFoundError(f"no run {text!r}: this database holds no runs yet")
     near = difflib.get_close_matches(text, known, n=3, cutoff=0.3) or list(known[:3])

@@ -19,7 +19,10 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
 
     Raises: SchemaVersionError if the database is newer than this program.
     """
-    with as_file(files("orchestrator.store") / "migrations") as folder, engine.begin() as connection:
+    with (
+        as_file(files("orchestrator.store") / "migrations") as folder,
+        engine.begin() as connection,
+    ):
         config = _config(folder)
         before, head = _revision(connection), _head(config)
         _refuse_newer(engine, config, before)

@@ -45,7 +45,12 @@ def make_engine(url: str) -> Engine:
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # a DB-API connection
     connection.isolation_level = None  # BEGIN is ours, see below
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "busy_timeout=30000", "foreign_keys=ON", "synchronous=NORMAL"):
+    for pragma in (
+        "journal_mode=WAL",
+        "busy_timeout=30000",
+        "foreign_keys=ON",
+        "synchronous=NORMAL",
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -98,7 +103,9 @@ class SqlRunStore:
 
     def get_run(self, run_id: str) -> RunRecord:
         with self._reading() as session:
-            row = session.get(RunRow, run_id) or session.get(RunRow, self._resolved(session, run_id))
+            row = session.get(RunRow, run_id) or session.get(
+                RunRow, self._resolved(session, run_id)
+            )
             if row is None:
                 raise RunNotFoundError(f"run {run_id} was deleted just now")
             return _run_record(row, _checkpoints(session, row.run_id, limit=1))
@@ -129,7 +136,9 @@ class SqlRunStore:
             if won.rowcount == 0:  # type: ignore[attr-defined]  # every UPDATE has one
                 found = session.scalar(select(RunRow.status).where(RunRow.run_id == run_id))
                 wanted = " or ".join(sorted(expected))
-                raise StaleRunStatusError(f"run {run_id} is {found or 'unknown'}, expected {wanted}")
+                raise StaleRunStatusError(
+                    f"run {run_id} is {found or 'unknown'}, expected {wanted}"
+                )
             if to is RunStatus.RUNNING:
                 session.execute(
                     update(RunRow)
@@ -150,7 +159,9 @@ class SqlRunStore:
             RunRow.lease_owner.is_(None), RunRow.lease_owner == owner, RunRow.lease_expires_at < now
         )
         with self._writing() as session:
-            won = session.execute(update(RunRow).where(RunRow.run_id == run_id, free).values(**values))
+            won = session.execute(
+                update(RunRow).where(RunRow.run_id == run_id, free).values(**values)
+            )
             return bool(won.rowcount)  # type: ignore[attr-defined]  # every UPDATE has one
 
     def release_lease(self, run_id: str, owner: str) -> None:
@@ -212,7 +223,13 @@ class SqlRunStore:
                 delete(RoundRow).where(RoundRow.run_id == run_id, RoundRow.step_index >= step_index)
             )
             if count := gone.rowcount:  # type: ignore[attr-defined]  # every DELETE has one
-                _log(session, run_id, "rewound", f"{count} step(s) from {step_index} on forgotten", {})
+                _log(
+                    session,
+                    run_id,
+                    "rewound",
+                    f"{count} step(s) from {step_index} on forgotten",
+                    {},
+                )
 
     def append_event(
         self, run_id: str, kind: str, message: str, data: Mapping[str, Any] | None = None

@@ -214,5 +214,3 @@ class ScoreRow(Table):
     num_correct: Mapped[int] = mapped_column(BigInteger)
     loss_sum: Mapped[float] = mapped_column(AnyFloat)
     mid_task: Mapped[bool] = mapped_column(Boolean)
-
-

@@ -21,7 +21,9 @@ def test_import_rules_hold():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("module", ["orchestrator.server_app", "orchestrator.cli", "clients.client_app"])
+@pytest.mark.parametrize(
+    "module", ["orchestrator.server_app", "orchestrator.cli", "clients.client_app"]
+)
 def test_importing_an_entry_point_loads_no_torch(module):
     code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False)

@@ -7,7 +7,14 @@ import pytest
 import torch
 from peft import PeftModel
 
-from clients.model import AdaptedModel, build_base, load_base, load_merged, masked_cross_entropy, merge
+from clients.model import (
+    AdaptedModel,
+    build_base,
+    load_base,
+    load_merged,
+    masked_cross_entropy,
+    merge,
+)
 from clients.model.losses import completion_losses
 from strategies.errors import ModelError
 from strategies.lora import initial_factors, keys_of
@@ -82,7 +89,9 @@ def inputs_of(name: str):
 def a_state(base, *, seed: int = 0, head: bool = True):
     """Factors of different ranks on every linear module, and a moved head."""
     tensors = {}
-    for index, group in enumerate(g for g in base.description.groups if g.linear and g.kind == "linear"):
+    for index, group in enumerate(
+        g for g in base.description.groups if g.linear and g.kind == "linear"
+    ):
         rng = rng_for(seed, group.name)
         a, b = initial_factors(group.linear, 1 + index % 3, rng)
         b = 0.2 * rng.normal(size=b.shape).astype(np.float32)
@@ -90,7 +99,9 @@ def a_state(base, *, seed: int = 0, head: bool = True):
     for group in base.description.groups:
         if head and group.kind == "head":
             for part, shape in group.parts.items():
-                tensors[ParamKey(HEAD, part)] = rng_for(seed, part).normal(size=shape).astype(np.float32)
+                tensors[ParamKey(HEAD, part)] = (
+                    rng_for(seed, part).normal(size=shape).astype(np.float32)
+                )
     return tensors
 
 
@@ -114,7 +125,9 @@ def test_every_parameter_is_in_exactly_one_group(name):
 def test_linear_dimensions_are_out_then_in(name):
     base = base_of(name)
     role = {"bert": "dense", "gpt2": "c_fc"}[name]
-    group = [g for g in base.description.groups if g.role == role and g.linear][-1 if name == "gpt2" else 1]
+    group = [g for g in base.description.groups if g.role == role and g.linear][
+        -1 if name == "gpt2" else 1
+    ]
     assert sorted(group.linear) == sorted({"bert": (32, 16), "gpt2": (64, 16)}[name])
     assert group.linear[0] > group.linear[1]
 
@@ -211,7 +224,9 @@ def test_nothing_below_the_deepest_trained_group_is_differentiated():
 
 def test_what_a_model_cannot_do_is_named():
     model = AdaptedModel(base_of("bert-mean"))
-    ghost = dict(zip(keys_of(GroupName("ghost")), initial_factors((2, 2), 1, rng_for(0)), strict=True))
+    ghost = dict(
+        zip(keys_of(GroupName("ghost")), initial_factors((2, 2), 1, rng_for(0)), strict=True)
+    )
     with pytest.raises(ModelError, match="ghost"):
         model.apply(ghost, 1.0)
     with pytest.raises(ModelError, match=r"head\.weight has shape"):
@@ -291,7 +306,9 @@ def test_an_adapter_of_norms_and_head_alone_is_published_too(tmp_path):
     model, inputs = AdaptedModel(base_of("bert-mean")), inputs_of("bert-mean")
     norm = [g for g in model.base.description.groups if g.kind == "norm"][1]
     state = {ParamKey(norm.name, "weight"): np.full(16, 0.3, np.float32)} | {
-        key: value for key, value in a_state(model.base).items() if key.group == HEAD or ".layer.0." in key.group
+        key: value
+        for key, value in a_state(model.base).items()
+        if key.group == HEAD or ".layer.0." in key.group
     }
     model.apply(state, 1.0)
     publish(tmp_path / "a", model, state, 1.0)

@@ -106,13 +106,17 @@ def test_a_new_run_reads_back_as_it_was_made(store):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(config=st.dictionaries(st.text(max_size=5).filter(lambda k: k != "$float"), JSON, max_size=3))
+@given(
+    config=st.dictionaries(st.text(max_size=5).filter(lambda k: k != "$float"), JSON, max_size=3)
+)
 def test_any_json_survives_with_nan_and_infinities(store, config):
     run = new_run(store, config=config)
     assert repr(store.get_run(run.run_id).config) == repr(config)
@@ -146,7 +150,9 @@ def test_an_unknown_run_names_the_nearest(store):
 
 def test_transitions_keep_the_times_and_the_history(store):
     run = new_run(store)
-    running = store.transition(run.run_id, RunStatus.RUNNING, expected=[RunStatus.CREATED], reason="go")
+    running = store.transition(
+        run.run_id, RunStatus.RUNNING, expected=[RunStatus.CREATED], reason="go"
+    )
     assert running.started_at is not None
     assert running.ended_at is None
     stopped = store.transition(

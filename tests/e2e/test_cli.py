@@ -22,14 +22,19 @@ def perennial(tmp_path):
     """Run the command in an empty folder with a data directory of its own."""
     folder = tmp_path / "work"
     folder.mkdir()
-    environment = os.environ | {"PERENNIAL_HOME": str(tmp_path / "home"), "PYTHONPATH": str(REPOSITORY)}
+    environment = os.environ | {
+        "PERENNIAL_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(REPOSITORY),
+    }
     environment.pop("PERENNIAL_DATABASE", None)
 
     def run(*arguments: str, start: bool = False):
         command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
         kwargs = {"cwd": folder, "env": environment, "text": True, "stdout": subprocess.PIPE}
         if start:
-            return subprocess.Popen(command, stderr=subprocess.STDOUT, start_new_session=True, **kwargs)
+            return subprocess.Popen(
+                command, stderr=subprocess.STDOUT, start_new_session=True, **kwargs
+            )
         return subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=300, **kwargs)
 
     run.folder = folder
@@ -61,7 +66,9 @@ def test_a_run_from_file_to_adapter(perennial, run_file):
 
     second = perennial("run", "tiny.toml", "--set", "learning.methods=[{name='finetune'}]")
     assert second.returncode == 0
-    compared = perennial("compare", shown["run_id"], "latest", "--html", "c.html", "--format", "json")
+    compared = perennial(
+        "compare", shown["run_id"], "latest", "--html", "c.html", "--format", "json"
+    )
     assert [row["key"] for row in json.loads(compared.stdout)["config"]] == ["learning.methods"]
     assert "<svg" in (perennial.folder / "c.html").read_text()
     assert "learning.methods" in perennial("compare", shown["run_id"], "latest").stdout
@@ -128,7 +135,13 @@ def test_ray_gives_the_same_bits_as_one_process(perennial, run_file):
         done = perennial("run", "tiny.toml", "--set", f"federation.transport={transport}")
         assert done.returncode == 0, done.stdout + done.stderr
         shown = json.loads(perennial("show", "latest", "--format", "json").stdout)
-        digests.append((shown["checkpoint"], shown["accuracy_matrix"], [r["bytes_down"] for r in shown["rounds"]]))
+        digests.append(
+            (
+                shown["checkpoint"],
+                shown["accuracy_matrix"],
+                [r["bytes_down"] for r in shown["rounds"]],
+            )
+        )
     assert digests[0] == digests[1]
 
 

@@ -29,7 +29,11 @@ def scores(home, run_id):
 
 
 def traffic(home, run_id):
-    return [(x.assignment_id.split("/", 1)[1], x.bytes_down) for r in home.store().rounds(run_id) for x in r.replies]
+    return [
+        (x.assignment_id.split("/", 1)[1], x.bytes_down)
+        for r in home.store().rounds(run_id)
+        for x in r.replies
+    ]
 
 
 def assert_same_bits(home, first, second):
@@ -56,7 +60,13 @@ def test_everything_is_on_record(home, run_here):
     run_id = run_here(tiny_config())
     store = home.store()
     record, rounds = store.get_run(run_id), store.rounds(run_id)
-    assert [r.kind for r in rounds] == ["evaluate", *["train"] * 2, "evaluate", *["train"] * 2, "evaluate"]
+    assert [r.kind for r in rounds] == [
+        "evaluate",
+        *["train"] * 2,
+        "evaluate",
+        *["train"] * 2,
+        "evaluate",
+    ]
     assert record.task_names == ("low", "high")
     for r in rounds:
         assert all(reply.status == "ok" and reply.bytes_down > 0 for reply in r.replies)
@@ -82,7 +92,10 @@ def test_a_run_stopped_after_any_step_resumes_to_the_same_bits(home, run_here, s
     store = home.store()
 
     def stop_when_due() -> None:
-        if len(store.rounds(run_id)) > stop_after and store.get_run(run_id).status is RunStatus.RUNNING:
+        if (
+            len(store.rounds(run_id)) > stop_after
+            and store.get_run(run_id).status is RunStatus.RUNNING
+        ):
             store.transition(
                 run_id, RunStatus.STOPPING, expected=[RunStatus.RUNNING], reason="test"
             )
@@ -155,7 +168,9 @@ def test_one_failing_client_is_recorded_and_the_run_goes_on(home):
             raise ModelError("out of order")
         return trainer.answer(ids[1], message)
 
-    endpoints = {client: lambda m, c=client: trainer.answer(c, m) for client in ids} | {ids[1]: broken}
+    endpoints = {client: lambda m, c=client: trainer.answer(c, m) for client in ids} | {
+        ids[1]: broken
+    }
     assert conduct(run_id, config, InProcessTransport(endpoints), home) is RunStatus.COMPLETED
     failed = [x for r in home.store().rounds(run_id) for x in r.replies if x.status == "failed"]
     assert {x.client_id for x in failed} == {ids[1]}

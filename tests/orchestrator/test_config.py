@@ -45,7 +45,13 @@ def test_defaults_fill_a_minimal_file(run_file):
 
 def test_overrides_are_toml_or_plain_text(run_file):
     config = load_config(
-        run_file, ["federation.clients=4", "strategy.rank.rank=2", "name=probe", "learning.methods=[{name='er'}]"]
+        run_file,
+        [
+            "federation.clients=4",
+            "strategy.rank.rank=2",
+            "name=probe",
+            "learning.methods=[{name='er'}]",
+        ],
     )
     assert config.federation.clients == 4
     assert config.rank_allocator().max_rank == 2

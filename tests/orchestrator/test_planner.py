@@ -82,7 +82,10 @@ def test_clients_without_examples_are_left_out_and_noted():
 
 
 def test_initial_factors_are_named_by_group_and_seed():
-    first, again = initial_state(a_config(), a_federation()), initial_state(a_config(), a_federation())
+    first, again = (
+        initial_state(a_config(), a_federation()),
+        initial_state(a_config(), a_federation()),
+    )
     other = initial_state(a_config(seed=1), a_federation())
     a, b = factors_of(first.tensors, QUERY)
     np.testing.assert_array_equal(a, factors_of(again.tensors, QUERY).a)

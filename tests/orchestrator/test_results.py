@@ -35,7 +35,9 @@ def finished(home):
         replies = (a_reply(run_id, 2 * step, "c0"), failed)
         store.commit_round(
             run_id,
-            a_round(run_id, 2 * step, kind="evaluate", task_index=after, scores=scores, replies=replies),
+            a_round(
+                run_id, 2 * step, kind="evaluate", task_index=after, scores=scores, replies=replies
+            ),
         )
         store.commit_round(run_id, a_round(run_id, 2 * step + 1, scores=(), metrics={"loss": 0.5}))
     store.transition(run_id, RunStatus.COMPLETED, expected=[RunStatus.RUNNING], reason="done")

@@ -123,7 +123,9 @@ def test_a_closed_round_advances_and_books_everything():
 
 
 def test_too_few_replies_fail_the_round_with_every_reason():
-    bad = [failure(order, FailureReason.CRASHED, f"boom {i}") for i, order in enumerate(PLAN.orders)]
+    bad = [
+        failure(order, FailureReason.CRASHED, f"boom {i}") for i, order in enumerate(PLAN.orders)
+    ]
     with pytest.raises(RoundFailedError, match="0 usable replies, 1 needed") as caught:
         close(bad)
     assert all(f"client-{i}: crashed: boom {i}" in str(caught.value) for i in range(3))

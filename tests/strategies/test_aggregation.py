@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies.aggregation.exact import Exact
 from strategies.aggregation.fedavg import FedAvg
 from strategies.catalog import AGGREGATORS
-from strategies.lora import Factors, factors_of, initial_factors, keys_of, to_factors, decompose
+from strategies.lora import Factors, decompose, factors_of, initial_factors, keys_of, to_factors
 from strategies.protocols import Contribution
 from strategies.rng import rng_for
 from strategies.types import HEAD, GroupName, ParamKey

@@ -20,7 +20,10 @@ def test_build_gives_the_class_with_its_parameters():
     [
         (StrategyChoice(name="fixd"), ["strategy.rank.name", "'fixd'", "dense, fixed", "'fixed'?"]),
         (StrategyChoice(name="fixed", params={"rnak": 3}), ["strategy.rank.rnak", "'rank'?"]),
-        (StrategyChoice(name="fixed", params={"rank": 0}), ["strategy.rank.rank", "0", "equal to 1"]),
+        (
+            StrategyChoice(name="fixed", params={"rank": 0}),
+            ["strategy.rank.rank", "0", "equal to 1"],
+        ),
         (StrategyChoice(name="fixed", params={"rank": "x"}), ["strategy.rank.rank", "'x'"]),
     ],
 )
