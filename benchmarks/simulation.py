@@ -3,9 +3,9 @@
     python -m benchmarks.simulation --json -
 
 Runs the CLINC150 job of ``examples/clinc150.toml`` (a stream of the given number of tasks) through
-``perennial run`` and reads the run database afterwards.  ``efficiency`` is the sum of the clients' own
-local compute over cores × wall, between the first commit after warm-up and the last: 1 would mean that
-no core ever waited for Ray, for the server or for another client.
+``perennial run`` and reads the run database afterwards.  ``efficiency`` is the sum of the clients'
+own local compute over cores × wall, between the first commit after warm-up and the last: 1 would
+mean that no core ever waited for Ray, for the server or for another client.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class ClientStateStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         with temporary.open("wb") as file:
-            np.savez(file, **_arrays(state))
+            np.savez(file, allow_pickle=False, **_arrays(state))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -125,13 +125,14 @@ class LocalTrainer:
     def run(
         self, assignment: Assignment, tensors: Tensors, client_id: ClientId, *, since: float
     ) -> Update | ClientFailure:
-        """Evaluate the incoming state, then train on it, as far as the assignment asks for either."""
+        """Evaluate the incoming state, then train on it, as far as either is asked for."""
         shop = self._workshop(assignment.recipe)
         if assignment.client_id != client_id:
             detail = f"assignment for {assignment.client_id} reached {client_id}"
             return _failed(assignment, FailureReason.WRONG_PLAN, detail)
         if assignment.base_digest != shop.base.description.base_digest:
-            detail = f"planned for {assignment.base_digest[:12]}, here is {shop.base.description.base_digest[:12]}"
+            here = shop.base.description.base_digest
+            detail = f"planned for base {assignment.base_digest[:12]}, here is {here[:12]}"
             return _failed(assignment, FailureReason.WRONG_BASE, detail)
         clock = _Clock(since)
         shop.model.apply(tensors, assignment.scale)

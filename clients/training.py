@@ -43,8 +43,9 @@ class Batch:
 class LocalRun:
     """One client's local training, as its methods see it.
 
-    ``new_ids`` are the client's examples of the tasks at hand; ``allowed (C,)`` marks the classes it
-    has ever held, the only ones its loss may push.  Methods may change ``state`` and ``num_replayed``.
+    ``new_ids`` are the client's examples of the tasks at hand; ``allowed (C,)`` marks the classes
+    it has ever held, the only ones its loss may push.  Methods may change ``state`` and
+    ``num_replayed``.
     """
 
     task_index: int

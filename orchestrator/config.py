@@ -64,7 +64,7 @@ class Federation(Section):
     round_timeout_seconds: PositiveFloat = 600.0
     transport: Literal["ray", "in-process"] = "ray"
     threads_per_client: Positive = 1
-    """CPU threads of a local training; simulated clients run side by side, one per that many cores."""
+    """CPU threads of a local training; as many simulated clients run at once as fit the cores."""
 
 
 class Adapter(Section):

@@ -154,7 +154,7 @@ def _record(
         checkpoint=checkpoint,
         seconds=seconds,
         metrics=outcome.metrics,
-        truncation=dict(outcome.truncation),
+        truncation={str(name): error for name, error in outcome.truncation.items()},
         replies=outcome.replies,
         scores=outcome.scores,
         events=(*notes, *failures),

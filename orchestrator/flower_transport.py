@@ -16,7 +16,6 @@ from orchestrator.planner import Federation, Order, agree
 from orchestrator.transport import OnWait, failure, late, to_reply
 from strategies.errors import TransportError, WireError
 from strategies.types import (
-    ClientFailure,
     ClientId,
     ClientProfile,
     FailureReason,
@@ -39,8 +38,8 @@ POLL_SECONDS: Final = 0.05
 class FlowerTransport:
     """Talks to ``num_clients`` SuperNodes, real or simulated.
 
-    Node ids are random and nodes appear in any order; which client lives on which node is learnt from
-    the profiles, and replies are handed on in the order of the orders.
+    Node ids are random and nodes appear in any order; which client lives on which node is learnt
+    from the profiles, and replies are handed on in the order of the orders.
     """
 
     grid: Grid
@@ -62,7 +61,8 @@ class FlowerTransport:
             self._nodes[profile.client_id] = pending[message_id]
         if len(profiles) < self.num_clients:
             raise TransportError(
-                f"{len(profiles)} of {self.num_clients} clients answered within {timeout_seconds:g} s"
+                f"{len(profiles)} of {self.num_clients} clients answered within "
+                f"{timeout_seconds:g} s"
                 + "".join(f"\n  - {fault}" for fault in dict.fromkeys(faults))
             )
         return agree(profiles)
@@ -109,8 +109,8 @@ class FlowerTransport:
         while len(nodes := list(self.grid.get_node_ids())) < self.num_clients:
             if time.monotonic() > deadline:
                 raise TransportError(
-                    f"{len(nodes)} of {self.num_clients} SuperNodes are connected; start the others "
-                    "or lower federation.clients"
+                    f"{len(nodes)} of {self.num_clients} SuperNodes are connected; start the "
+                    "others or lower federation.clients"
                 )
             on_wait(0)
             time.sleep(POLL_SECONDS)
@@ -150,12 +150,10 @@ def _content(message: Message) -> bytes | str:
 
 
 def _reply(order: Order, bytes_down: int, answer: bytes | str, seconds: float) -> Reply:
-    result: bytes | ClientFailure
     if isinstance(answer, str):
-        result = failure(order, FailureReason.CRASHED, answer)
-    else:
-        result = answer
-    return to_reply(order, bytes_down, result, seconds)
+        crash = failure(order, FailureReason.CRASHED, answer)
+        return to_reply(order, bytes_down, crash, seconds)
+    return to_reply(order, bytes_down, answer, seconds)
 
 
 @dataclass(frozen=True, slots=True)

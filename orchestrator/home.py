@@ -22,7 +22,7 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        """``PERENNIAL_HOME`` or the platform's user data directory; SQLite in it unless told otherwise."""
+        """The data directory, and SQLite in it unless ``PERENNIAL_DATABASE`` says otherwise."""
         folder = data_directory()
         url = os.environ.get("PERENNIAL_DATABASE") or f"sqlite:///{folder / 'perennial.db'}"
         return cls(folder=folder, database_url=url)

@@ -1,10 +1,10 @@
 """How a run gets its clients: in this process, or a Flower simulation on Ray in a child process.
 
 This is the one place where server and clients meet, and the only one that knows how Flower is
-launched.  The simulation is started through ``run_simulation`` and not through ``flwr run``: the same
-ServerApp, ClientApp and Ray backend, but no SuperLink to start, nothing left running afterwards and
-no touch of the user's Flower settings.  Flower marks the function as deprecated, which is why the
-range of flwr is narrow.
+launched.  The simulation is started through ``run_simulation`` and not through ``flwr run``: the
+same ServerApp, ClientApp and Ray backend, but no SuperLink to start, nothing left running
+afterwards and no touch of the user's Flower settings.  Flower marks the function as deprecated,
+which is why the range of flwr is narrow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,9 +25,9 @@ from orchestrator.conduct import conduct
 from orchestrator.config import RunConfig, parse_config
 from orchestrator.home import Home
 from orchestrator.store.base import RunStatus
-from orchestrator.transport import InProcessTransport
+from orchestrator.transport import Endpoint, InProcessTransport
 from strategies.errors import StaleRunStatusError
-from strategies.types import client_ids
+from strategies.types import ClientId, client_ids
 
 GRACE_SECONDS: Final = 45.0
 _ALIVE: Final = (RunStatus.CREATED, RunStatus.RUNNING, RunStatus.STOPPING)
@@ -61,9 +63,8 @@ def run_in_process(
             num_threads=config.federation.threads_per_client,
         )
     )
-    endpoints = {
-        client: lambda message, client=client: trainer.answer(client, message)
-        for client in client_ids(config.federation.clients)
+    endpoints: dict[ClientId, Endpoint] = {
+        client: partial(trainer.answer, client) for client in client_ids(config.federation.clients)
     }
     return conduct(run_id, config, InProcessTransport(endpoints, on_progress), home)
 
@@ -114,15 +115,13 @@ class Simulation:
     def stop(self) -> None:
         """Ask the run to stop at its next safe point; end its processes if it does not."""
         store = self.home.store()
-        try:
+        with suppress(StaleRunStatusError):  # not started yet, or over already
             store.transition(
                 self.run_id,
                 RunStatus.STOPPING,
                 expected=(RunStatus.RUNNING,),
                 reason="interrupted from the keyboard",
             )
-        except StaleRunStatusError:
-            pass  # not started yet, or over already
         try:
             self.process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:

@@ -1,8 +1,8 @@
 """The accuracy matrix and what is read off it; pure.
 
-Conventions (Lopez-Paz & Ranzato 2017, arXiv 1706.08840; Chaudhry et al. 2018, arXiv 1801.10112), with
-``R[i][j]`` the score on task j after learning task i, tasks counted from 1 and row 0 the untrained
-model.  A cell that was not measured is NaN, never 0.  With T tasks learnt:
+Conventions (Lopez-Paz & Ranzato 2017, arXiv 1706.08840; Chaudhry et al. 2018, arXiv 1801.10112),
+with ``R[i][j]`` the score on task j after learning task i, tasks counted from 1 and row 0 the
+untrained model.  A cell that was not measured is NaN, never 0.  With T tasks learnt:
 
 * ACC = mean_j R[T][j]; AIA = mean over i of mean_{j≤i} R[i][j]
 * BWT = mean_{j<T} (R[T][j] − R[j][j])

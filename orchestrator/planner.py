@@ -1,4 +1,4 @@
-"""What happens next and who does what in it: pure functions of the config, the state and the profiles."""
+"""What happens next and who does what in it: pure functions of config, state and profiles."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ _SMALL_CHANGE_BYTES: Final = 2**20
 class Step:
     """One element of a run's schedule.
 
-    ``tasks`` are trained on; ``seen`` are those learnt so far, with the current ones.  An evaluation's
-    ``task_index`` is the task just learnt, −1 before the first.
+    ``tasks`` are trained on; ``seen`` are those learnt so far, with the current ones.  An
+    evaluation's ``task_index`` is the task just learnt, −1 before the first.
     """
 
     kind: RoundKind
@@ -58,7 +58,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """An assignment, the slice of the global state that goes with it, and how long an answer may be."""
+    """An assignment, its slice of the global state, and how long an answer may be."""
 
     assignment: Assignment
     tensors: Tensors
@@ -101,7 +101,8 @@ def agree(profiles: Sequence[ClientProfile]) -> Federation:
         if other.model.base_digest != first.model.base_digest:
             raise TransportError(
                 f"{other.client_id} has base model {other.model.base_digest[:12]}, "
-                f"{first.client_id} has {first.model.base_digest[:12]}; give both the same checkpoint"
+                f"{first.client_id} has {first.model.base_digest[:12]}; give both the same "
+                "checkpoint"
             )
         if other.tasks != first.tasks:
             raise TransportError(
@@ -215,7 +216,7 @@ def _training_plan(
 def _cohort(
     config: RunConfig, federation: Federation, step: Step
 ) -> tuple[tuple[ClientProfile, ...], tuple[str, ...]]:
-    """Who trains: drawn evenly from those who hold examples of the step's tasks, in client order."""
+    """Who trains: drawn evenly from those who hold examples of the tasks, in client order."""
     able = [c for c in federation.clients if any(c.num_train[task] for task in step.tasks)]
     size, notes = config.cohort_size(), list[str]()
     without = [c.client_id for c in federation.clients if c not in able]
@@ -243,9 +244,12 @@ def planned_shapes(plan: GroupPlan, spec: GroupSpec) -> dict[str, tuple[int, ...
     if spec.linear is None:
         raise StrategyError(f"group {spec.name!r} is {spec.kind}, LoRA needs a linear one")
     d_out, d_in = spec.linear
-    a = {LORA_A: (plan.rank, d_in)} if plan.train_a else {}
-    b = {LORA_B: (d_out, plan.rank)} if plan.train_b else {}
-    return a | b
+    shapes = dict[str, tuple[int, ...]]()
+    if plan.train_a:
+        shapes[LORA_A] = (plan.rank, d_in)
+    if plan.train_b:
+        shapes[LORA_B] = (d_out, plan.rank)
+    return shapes
 
 
 def planned_bytes(
@@ -317,7 +321,7 @@ class _blank:  # noqa: N801 - used like a function
 
 
 def _slice(tensors: Tensors, plans: Mapping[GroupName, GroupPlan]) -> Tensors:
-    """What a client must hold: trained groups at their rank, others whole, empty adapters left out."""
+    """What a client must hold: trained groups at their rank, others whole, empty ones left out."""
     sent = dict[ParamKey, Array]()
     for group in dict.fromkeys(key.group for key in tensors):
         sent |= {k: v for k, v in _parts(tensors, group) if factors_of(tensors, group) is None}

@@ -14,7 +14,7 @@ from strategies.types import LORA_A, LORA_B, Array, GlobalState, GroupName, Para
 
 @dataclass(slots=True, kw_only=True)
 class Publisher:
-    """Writes adapters of one run; asks a client once for the base values of densely trained groups."""
+    """Writes adapters of one run; asks a client once for the base values that takes."""
 
     config: RunConfig
     federation: Federation

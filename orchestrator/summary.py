@@ -1,4 +1,4 @@
-"""Runs as strict JSON, in the schema of ``docs/json.md``; the command line and the report read these."""
+"""Runs as strict JSON, in the schema of ``docs/json.md``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ Json = dict[str, Any]  # JSON is what it is; docs/json.md says what is in it
 
 def run_listing(records: Sequence[RunRecord]) -> Json:
     """``perennial runs``: newest first, metrics as the run last published them."""
-    return _strict({"schema_version": SCHEMA_VERSION, "runs": [_listed(run) for run in records]})
+    runs: list[Json] = _strict([_listed(run) for run in records])
+    return {"schema_version": SCHEMA_VERSION, "runs": runs}
 
 
 def show(
@@ -59,7 +60,8 @@ def show(
         "config": run.config,
         "environment": run.environment,
     }
-    return _strict(shown)
+    strict: Json = _strict(shown)
+    return strict
 
 
 def compare(shows: Sequence[Json]) -> Json:

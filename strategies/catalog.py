@@ -72,20 +72,20 @@ def build(table: Mapping[str, type[S]], choice: StrategyChoice, *, key: str) -> 
         )
         raise ConfigError(key, [fault])
     strategy = table[choice.name]
-    known = list(getattr(strategy, "__dataclass_fields__", {}))
+    fields = list(getattr(strategy, "__dataclass_fields__", {}))
     faults = [
         Fault(
             f"{key}.{name}",
             "a parameter",
-            ", ".join(known) or "no parameters",
-            nearest(name, known),
+            ", ".join(fields) or "no parameters",
+            nearest(name, fields),
         )
         for name in choice.params
-        if name not in known
+        if name not in fields
     ]
     try:
         built = TypeAdapter(strategy).validate_python(
-            {name: value for name, value in choice.params.items() if name in known}
+            {name: value for name, value in choice.params.items() if name in fields}
         )
     except ValidationError as error:
         faults += [

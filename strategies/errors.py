@@ -18,7 +18,8 @@
         ├── SchemaVersionError      the database is older or newer than this program
         └── BlobError               a checkpoint or tensor file is missing or damaged
 
-A *client's* fault is never an exception here: it is a ``ClientFailure`` value, counted and recorded.
+A *client's* fault is never an exception here: it is a ``ClientFailure`` value, counted and
+recorded.
 """
 
 from __future__ import annotations

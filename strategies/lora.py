@@ -1,11 +1,11 @@
 """Factor algebra of LoRA; the only home of alpha/r.
 
-A low-rank group adds ΔW = scale · B A to its weight, B ``(d_out, r)``, A ``(r, d_in)``.  ``scale`` is
-alpha/r and is one number for all ranks, so a module of rank r has alpha = scale · r and factors of
-different rank can be mixed without mixing scales.
+A low-rank group adds ΔW = scale · B A to its weight, B ``(d_out, r)``, A ``(r, d_in)``.  ``scale``
+is alpha/r and is one number for all ranks, so a module of rank r has alpha = scale · r and factors
+of different rank can be mixed without mixing scales.
 
-Components are ordered: column i of B times row i of A, largest first after ``factorize``.  A slice of
-the first k components is therefore the best rank-k approximation, and slices are nested.
+Components are ordered: column i of B times row i of A, largest first after ``factorize``.  A slice
+of the first k components is therefore the best rank-k approximation, and slices are nested.
 """
 
 from __future__ import annotations

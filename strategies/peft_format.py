@@ -1,8 +1,8 @@
 """A state as a folder that ``PeftModel.from_pretrained`` reads, written without loading the model.
 
-The folder holds peft's ``adapter_config.json`` and ``adapter_model.safetensors`` (dense groups such as
-the head as ``modules_to_save``), ``perennial.json`` with what it takes to rebuild the untouched base,
-a short README, and ``base.safetensors`` for bases that exist nowhere else.
+The folder holds peft's ``adapter_config.json`` and ``adapter_model.safetensors`` (dense groups such
+as the head as ``modules_to_save``), ``perennial.json`` with what it takes to rebuild the untouched
+base, a short README, and ``base.safetensors`` for bases that exist nowhere else.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ Base model: `{base}`. Labels, pooling and head: `perennial.json`.
 def parameter_name(spec: GroupSpec, part: str) -> str:
     """The full name, within the model, of one dense part of a group.
 
-    The head is one group whatever its module is called: its role is that name, or empty where several
-    modules make up the head and the parts carry their names.
+    The head is one group whatever its module is called: its role is that name, or empty where
+    several modules make up the head and the parts carry their names.
     """
     owner = spec.role if spec.kind == "head" else spec.name
     return f"{owner}.{part}" if owner else part
 
 
-def write_adapter(
+def write_adapter(  # noqa: PLR0913 - what an adapter is made of, all by name
     folder: Path,
     *,
     recipe: SharedRecipe,
@@ -74,8 +74,8 @@ def write_adapter(
 ) -> None:
     """Write ``tensors`` as an adapter; ``folder`` appears at once and whole, or not at all.
 
-    ``base_values`` must hold the base's own values of every densely trained group, and of all groups
-    if the base is made from a config.
+    ``base_values`` must hold the base's own values of every densely trained group, and of all
+    groups if the base is made from a config.
     Raises: ModelError naming a group whose base values are missing.
     """
     specs = {group.name: group for group in description.groups}

@@ -51,8 +51,8 @@ class RankAllocator(Protocol):
 class ReplayMemory:
     """What a client keeps of its past: an index over its own examples, never the examples.
 
-    ``ids`` (n,) are example ids, ``tasks`` (n,) the task each was met in; ``num_offered`` counts all
-    that were ever offered.  ``n <= capacity``.
+    ``ids`` (n,) are example ids, ``tasks`` (n,) the task each was met in; ``num_offered`` counts
+    all that were ever offered.  ``n <= capacity``.
     """
 
     capacity: int
@@ -83,8 +83,9 @@ class ReplayPolicy(Protocol):
 class Contribution:
     """One client's part in an aggregation.
 
-    ``delta`` is trained − sent.  ``weight`` per group is a scalar or one number per row.  The client
-    was sent the first ``rank`` components of each low-rank group, read off the delta's own shape.
+    ``delta`` is trained − sent.  ``weight`` per group is a scalar or one number per row.  The
+    client was sent the first ``rank`` components of each low-rank group, read off the delta's own
+    shape.
     """
 
     client_id: str

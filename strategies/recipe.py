@@ -1,8 +1,8 @@
 """The part of a run file that both sides must read alike: model, data, stream, partition.
 
 Frozen pydantic models: they validate at the edge and travel as JSON.  Units are in the names or in
-the field's own line.  ``orchestrator.config`` wraps them into the whole run file; ``clients`` builds
-from them.
+the field's own line.  ``orchestrator.config`` wraps them into the whole run file; ``clients``
+builds from them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Section(BaseModel):
 
 
 class PretextRecipe(Section):
-    """Train a ``from-config`` base for seconds on images that no client owns, by guessing rotations."""
+    """Train a ``from-config`` base for seconds, without labels, on images no client owns."""
 
     public_examples: Positive = 300
     """Examples set aside from the source's training split before it is dealt to clients."""
     steps: Positive = 400
-    batch_size: Positive = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    batch_size: Positive = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
 
 
 class ModelRecipe(Section):
@@ -40,7 +40,7 @@ class ModelRecipe(Section):
     architecture: str | None = None
     """With ``from-config``: a transformers model type such as ``vit``, ``bert``, ``llama``."""
     config: dict[str, int | float | str | bool] = Field(default_factory=dict)
-    """Fields of the transformers configuration: all of it with ``from-config``, else what differs."""
+    """Fields of the transformers configuration that differ from its defaults."""
     tokenizer: str | None = None
     """Hub name or path; default: the checkpoint's own; ``bytes`` needs no file."""
     pooling: Literal["model", "mean", "cls"] = "model"
@@ -81,7 +81,7 @@ class DataRecipe(Section):
     prompt_column: str = "prompt"
     completion_column: str = "completion"
     messages_column: str | None = None
-    """Causal LM: chat messages ``[{role, content}, …]``; the last assistant turn is the completion."""
+    """Causal LM: chat messages ``[{role, content}, …]``; the last turn is the completion."""
     labels: tuple[str, ...] | None = None
     """The declared label set, in order; default: all labels found, sorted."""
 
@@ -104,7 +104,7 @@ class StreamRecipe(Section):
     classes_per_task: Positive | None = None
     """Cut the declared labels into tasks of this many, in order."""
     task_column: str | None = None
-    """A column that names each example's task (domain); tasks in order of first appearance unless given."""
+    """A column that names each example's task; in order of first appearance unless given."""
 
 
 class PartitionRecipe(Section):

@@ -18,5 +18,5 @@ def seed_for(seed: int, *path: str | int) -> int:
 
 
 def rng_for(seed: int, *path: str | int) -> Rng:
-    """A generator that belongs to ``path`` alone, for example ``(client, task, round, "batches")``."""
+    """A generator that belongs to ``path`` alone, such as ``(client, task, round)``."""
     return np.random.default_rng(seed_for(seed, *path))

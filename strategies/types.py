@@ -50,9 +50,9 @@ GroupKind = Literal["linear", "norm", "embedding", "head", "other"]
 class GroupSpec:
     """A set of tensors that is trained, or left alone, as one.
 
-    ``parts`` gives the shape of each dense tensor; ``linear`` is ``(d_out, d_in)`` where LoRA can be
-    applied; ``block`` is the transformer block, counted from the input, or None outside the blocks;
-    ``role`` is the module's own short name, such as ``query``.
+    ``parts`` gives the shape of each dense tensor; ``linear`` is ``(d_out, d_in)`` where LoRA can
+    be applied; ``block`` is the transformer block, counted from the input, or None outside the
+    blocks; ``role`` is the module's own short name, such as ``query``.
     """
 
     name: GroupName
@@ -154,7 +154,7 @@ class ReplayDirective:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Local training: ``steps`` optimizer updates starting at ``first_step`` of the task's ``total_steps``."""
+    """``steps`` optimizer updates, starting at ``first_step`` of the task's ``total_steps``."""
 
     tasks: tuple[int, ...]
     steps: int
@@ -170,8 +170,8 @@ class Work:
 class Evaluation:
     """Score the incoming state on the client's held-out examples of ``tasks``.
 
-    ``seen_tasks`` are those learnt so far; classes of other tasks are not answers.  ``max_examples``
-    bounds the examples per task and client, None takes them all.
+    ``seen_tasks`` are those learnt so far; classes of other tasks are not answers.
+    ``max_examples`` bounds the examples per task and client, None takes them all.
     """
 
     tasks: tuple[int, ...]
@@ -184,8 +184,8 @@ class Assignment:
     """What one client is asked to do in one step of the run.
 
     ``groups`` are those it trains; every tensor sent along is part of the model whether trained or
-    not.  ``scale`` is alpha/r, one number for all ranks.  ``recipe`` is a ``SharedRecipe`` as JSON, so
-    that a client process that has just started can serve any assignment.
+    not.  ``scale`` is alpha/r, one number for all ranks.  ``recipe`` is a ``SharedRecipe`` as JSON,
+    so that a client process that has just started can serve any assignment.
     """
 
     assignment_id: str
@@ -221,10 +221,10 @@ class Score:
 class Update:
     """What a client answers.
 
-    ``delta`` is trained − sent, for exactly the parts the plan trains.  ``num_examples`` per group is
-    the aggregation weight: a scalar, or one count per row where rows are trained independently (a
-    head's classes).  ``seconds`` splits the client's own time by phase.  ``statistics`` are small
-    per-group sums that selectors may want next round.
+    ``delta`` is trained − sent, for exactly the parts the plan trains.  ``num_examples`` per group
+    is the aggregation weight: a scalar, or one count per row where rows are trained independently
+    (a head's classes).  ``seconds`` splits the client's own time by phase.  ``statistics`` are
+    small per-group sums that selectors may want next round.
     """
 
     assignment_id: str

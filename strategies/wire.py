@@ -102,7 +102,7 @@ def decode_result(message: bytes) -> Update | ClientFailure:
 
 
 def encode_recipe(recipe: str, groups: Sequence[GroupName]) -> bytes:
-    """A request for a profile: the shared recipe as JSON, and groups whose base values are wanted."""
+    """A request for a profile: the recipe as JSON, and groups whose base values are wanted."""
     return _pack("recipe", {"recipe": recipe, "groups": list(groups)}, {})
 
 
@@ -183,9 +183,7 @@ def _header(message: bytes) -> dict[str, Any]:
         if length > min(MAX_HEADER_BYTES, len(message) - 8):
             raise WireError(f"header of {length} bytes in a message of {len(message)}")
         header = json.loads(json.loads(message[8 : 8 + length])["__metadata__"]["perennial"])
-        version, body = header["version"], header["body"]
-        if not isinstance(body, dict):
-            raise ValueError(type(body))
+        version, header["body"] = str(header["version"]), dict(header["body"])
     except (struct.error, ValueError, KeyError, TypeError, RecursionError):
         raise WireError(f"{len(message)} bytes that are not a perennial message") from None
     if version != VERSION:

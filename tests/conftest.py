@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: a data directory of one's own, small runs, real data where it is."""
+"""Fixtures shared by all tests: a data directory, small runs, real data where it is."""
 
 from __future__ import annotations
 

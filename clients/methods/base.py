@@ -1,8 +1,9 @@
 """The hooks of local training, in the order they are called.
 
-``task_start, select, before_local, batch, loss, grad, after_step, after_local, task_end``.  A method overrides the
-hooks it needs; several methods compose in the order of the run file, each hook seeing what the one
-before it returned.  Methods are frozen: what they must keep goes into the client's durable state.
+``task_start, select, before_local, batch, loss, grad, after_step, after_local, task_end``.  A
+method overrides the hooks it needs; several methods compose in the order of the run file, each hook
+seeing what the one before it returned.  Methods are frozen: what they must keep goes into the
+client's durable state.
 """
 
 from __future__ import annotations

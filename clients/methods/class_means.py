@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class ClassMeans(ClientMethod):
     """Set each class's row of the head to the mean feature of the client's examples of the class.
 
-    Rows are averaged by class counts on the server, so a round with every client gives the exact mean
-    over all of them.  Use with ``model.head = "cosine"`` and ``learning.local_steps = 0``.
+    Rows are averaged by class counts on the server, so a round with every client gives the exact
+    mean over all of them.  Use with ``model.head = "cosine"`` and ``learning.local_steps = 0``.
     Source: nearest class mean classifier, Mensink et al. 2013, with cosine distance.
     """
 

@@ -19,8 +19,8 @@ class ExperienceReplay(ClientMethod):
     The batch keeps its size, so a step costs what it costs without replay; ``share`` 0 is plain
     fine-tuning, bit for bit.
     Source: Chaudhry et al., arXiv 1902.10486, as in sheet D1 with b = m at a share of one half;
-    departs: an example is offered to the memory once per task, after the round that first trained on
-    it, not at every visit.
+    departs: an example is offered to the memory once per task, after the round that first trained
+    on it, not at every visit.
     """
 
     def batch(self, run: LocalRun, draw: Draw) -> Draw:

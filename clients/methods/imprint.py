@@ -48,8 +48,8 @@ def head_rows(run: LocalRun) -> torch.nn.Parameter:
     if weight is None or run.recipe.pooling == "model" or run.recipe.head != "cosine":
         found = f"pooling = {run.recipe.pooling!r}, head = {run.recipe.head!r}"
         raise ModelError(
-            f'class means as head rows need model.pooling "mean" or "cls", model.head "cosine" and a '
-            f"trained head; found {found}"
+            'class means as head rows need model.pooling "mean" or "cls", model.head "cosine" '
+            f"and a trained head; found {found}"
         )
     return weight
 

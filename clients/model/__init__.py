@@ -1,4 +1,4 @@
-"""Base models, the groups in them, and states made real with peft; the only home of transformers."""
+"""Base models, the groups in them, and states made real with peft."""
 
 from clients.model.adapters import AdaptedModel
 from clients.model.base import Base, build_base

@@ -61,8 +61,8 @@ def build_base(
     Leaves torch's own random stream as it was.
     Raises: ModelError for a checkpoint that is not there, an unknown architecture or config field.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     labels = 0 if recipe.task == "causal-lm" else num_labels
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -92,7 +92,7 @@ def build_module(recipe: ModelRecipe, *, num_labels: int, vocab_size: int | None
     if pooled and "add_pooling_layer" in _arguments(loader, config):
         extra["add_pooling_layer"] = False
     if recipe.name == "from-config":
-        model = loader.from_config(config, **extra)
+        model = loader.from_config(config, **extra)  # type: ignore[no-untyped-call]
     else:
         model = _load(loader, recipe.name, config, extra)
     if not pooled:

@@ -56,7 +56,8 @@ def load_merged(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     module = _module(_card(folder))
     if isinstance(module, PreTrainedModel):
-        return type(module).from_pretrained(folder).eval()
+        loaded: nn.Module = type(module).from_pretrained(folder)
+        return loaded.eval()
     module.load_state_dict(load_file(folder / _MERGED))
     return module.eval()
 

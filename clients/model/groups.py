@@ -23,9 +23,10 @@ _NORM = re.compile(r"(Layer|RMS|Group|Batch)?Norm", re.IGNORECASE)
 def find_groups(model: nn.Module, *, num_labels: int) -> tuple[GroupSpec, ...]:
     """Every parameter of ``model`` in exactly one group, in the model's own order.
 
-    The classification head, all of it, is the one group ``head``, whose role is its module's name, or
-    empty where several modules make it up and the parts carry their names.  Every other module that holds
-    parameters itself is a group of its own.  Tied parameters belong to the first module that has them.
+    The classification head, all of it, is the one group ``head``, whose role is its module's name,
+    or empty where several modules make it up and the parts carry their names.  Every other module
+    that holds parameters itself is a group of its own.  Tied parameters belong to the first module
+    that has them.
     """
     head_names = head_modules(model) if num_labels else ()
     groups, head_parts, seen = list[GroupSpec](), dict[str, tuple[int, ...]](), set[int]()

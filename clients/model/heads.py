@@ -8,6 +8,7 @@ from typing import Final, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PretrainedConfig
 
 # Sharpness of the cosine head: logits lie in ±1/TEMPERATURE.
 TEMPERATURE: Final = 0.05
@@ -34,8 +35,8 @@ class CosineHead(nn.Module):
 class PooledClassifier(nn.Module):
     """Encoder → one vector per example → head.
 
-    Shapes: token features (n, t, d), pooled (n, d), logits (n, C).  The linear head starts at zero, so
-    that an untrained class is neither likely nor unlikely.
+    Shapes: token features (n, t, d), pooled (n, d), logits (n, C).  The linear head starts at zero,
+    so that an untrained class is neither likely nor unlikely.
     """
 
     base_model_prefix = "encoder"  # transformers asks models for it when their weights are renamed
@@ -51,8 +52,8 @@ class PooledClassifier(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.pooling, self.normalize = encoder, pooling, normalize
-        self.config = encoder.config  # peft reads it
-        width: int = encoder.config.hidden_size
+        self.config: PretrainedConfig = encoder.config  # type: ignore[assignment]  # peft reads it
+        width: int = self.config.hidden_size
         if head == "cosine":
             self.classifier: nn.Module = CosineHead(width, num_labels)
         else:

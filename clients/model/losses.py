@@ -29,7 +29,7 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, allowed: Tensor) -> Ten
 
 
 def completion_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean next-token loss (n,) over each example's completion; ``labels`` (n, t), −100 elsewhere."""
+    """Mean next-token loss (n,) over each completion; ``labels`` (n, t), −100 elsewhere."""
     predicted, targets = logits[:, :-1].float(), labels[:, 1:]
     losses = functional.cross_entropy(
         predicted.transpose(1, 2), targets, reduction="none", ignore_index=IGNORED

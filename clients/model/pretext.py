@@ -1,4 +1,4 @@
-"""A base for the offline quickstart: an encoder trained for seconds on images that no client owns."""
+"""A base for the offline quickstart: an encoder trained on images that no client owns."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def train_by_pretext(
 ) -> None:
     """Teach the encoder to recognise an image under two random distortions; no labels are used.
 
-    Each image is shifted, rotated by up to 20°, scaled and made noisy twice; the two views should be
-    nearer to each other than to the views of other images in the batch.
+    Each image is shifted, rotated by up to 20°, scaled and made noisy twice; the two views should
+    be nearer to each other than to the views of other images in the batch.
     Shapes: ``images`` (n, c, h, w) in ±1.  One thread, so that the weights do not depend on cores.
     Source: SimCLR, Chen et al., arXiv 2002.05709, eq. 1, without a projection head.
     """
@@ -101,7 +101,8 @@ def _distorted(images: Tensor) -> Tensor:
     maps[:, 1, 0], maps[:, 1, 1] = angle.sin() * scale, angle.cos() * scale
     maps[:, :, 2] = shift
     grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
-    # Outside is background: −1 after scaling, which zero padding gives once the images are moved up.
+    # Outside is background: −1 after scaling, which zero padding gives once the images are moved
+    # up.
     moved = functional.grid_sample(images + 1, grid, align_corners=False) - 1
     return moved + 0.1 * torch.randn_like(moved)
 

@@ -149,7 +149,7 @@ def report(
 def export(
     run_id: RunId,
     to: Annotated[Path, typer.Option(help="A new folder.")],
-    merged: Annotated[
+    merged: Annotated[  # noqa: FBT002 - a command-line flag
         bool, typer.Option("--merged", help="The whole model, adapter merged.")
     ] = False,
 ) -> None:

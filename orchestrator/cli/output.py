@@ -19,7 +19,7 @@ from orchestrator.cli.live import clock, size
 from orchestrator.doctor import Finding
 from strategies.catalog import KINDS
 
-Shown = Mapping[str, Any]
+Shown = dict[str, Any]
 T = TypeVar("T")
 _NAMED_COLUMNS: Final = 6
 _LOG_COLUMNS: Final = 180
@@ -134,7 +134,7 @@ def print_findings(out: Console, found: Mapping[str, Sequence[Finding]]) -> None
 
 
 def catalog_entries() -> list[dict[str, Any]]:
-    """Every strategy: kind, name, parameters with defaults, first line and source of its docstring."""
+    """Every strategy: kind, name, parameters with defaults, what it does, and its source."""
     return [
         _entry(kind, name, target)
         for kind, table in KINDS.items()
@@ -179,7 +179,7 @@ def _matrix(shown: Shown) -> Table:
     table = Table(
         title="accuracy on each task, after learning each task", title_justify="left", box=None
     )
-    table.add_column("after")
+    table.add_column("after", no_wrap=True)
     for index, task in enumerate(tasks, start=1):
         table.add_column(task if len(tasks) <= _NAMED_COLUMNS else str(index), justify="right")
     rows = [("untrained", 0), *((f"{i} {task}", i) for i, task in enumerate(tasks, start=1))]

@@ -42,7 +42,8 @@ def _forgotten(shown: Json) -> str:
 def _cost(shown: Json) -> str:
     up, down = shown["bytes_up"] / 1e6, shown["bytes_down"] / 1e6
     training = sum(round_["kind"] == "train" for round_ in shown["rounds"])
-    return f"It took {training} training rounds, {up:.1f} MB up and {down:.1f} MB down over all clients."
+    traffic = f"{up:.1f} MB up and {down:.1f} MB down over all clients"
+    return f"It took {training} training rounds, {traffic}."
 
 
 def _trouble(shown: Json) -> str:

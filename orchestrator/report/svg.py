@@ -1,4 +1,4 @@
-"""Small inline SVG: line charts and stacked bars, with the same numbers as text for screen readers."""
+"""Small inline SVG: line charts and stacked bars, with their numbers as text."""
 
 from __future__ import annotations
 
@@ -86,11 +86,13 @@ def _axes(x: _Scale, y: _Scale, x_label: str) -> str:
     for value in _ticks(y.low, y.high):
         parts.append(
             f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" '
-            f'class="grid"/><text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
+            f'class="grid"/><text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" '
+            f'text-anchor="end">{value:g}</text>'
         )
     for value in _ticks(x.low, x.high):
         parts.append(
-            f'<text x="{x(value):.1f}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle">{value:g}</text>'
+            f'<text x="{x(value):.1f}" y="{HEIGHT - _BOTTOM + 16}" '
+            f'text-anchor="middle">{value:g}</text>'
         )
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(

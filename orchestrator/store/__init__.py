@@ -51,8 +51,8 @@ def _make_parent(url: str) -> None:
         raise StoreError(_unreachable(url, error)) from None
     except OSError as error:
         raise StoreError(
-            f"the folder of {parsed.database} cannot be made ({error.strerror}); set PERENNIAL_HOME "
-            "or PERENNIAL_DATABASE to a place of yours"
+            f"the folder of {parsed.database} cannot be made ({error.strerror}); set "
+            "PERENNIAL_HOME or PERENNIAL_DATABASE to a place of yours"
         ) from None
 
 

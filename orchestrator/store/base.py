@@ -1,8 +1,8 @@
 """What a run database promises, whatever keeps it.
 
 Rows become frozen records before they leave.  Times are aware and in UTC.  Any method may be called
-from several threads and processes.  NaN and infinities survive a round trip.  A call that is refused
-leaves the database as it was.
+from several threads and processes.  NaN and infinities survive a round trip.  A call that is
+refused leaves the database as it was.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class ReplyRecord:
 class ScoreRecord:
     """A cell of the accuracy matrix: one client's sums on one task after learning ``after_task``.
 
-    ``after_task`` −1 is the untrained model.  ``mid_task`` cells were measured during a task and are
-    not part of the matrix.
+    ``after_task`` −1 is the untrained model.  ``mid_task`` cells were measured during a task and
+    are not part of the matrix.
     """
 
     client_id: str

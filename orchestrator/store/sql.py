@@ -1,7 +1,7 @@
 """The run database on SQLAlchemy: SQLite by default, any other URL alike.
 
-Every decision is a compare-and-set ``UPDATE … WHERE`` with its row count: ``SELECT … FOR UPDATE`` is
-dropped by SQLite without a word.
+Every decision is a compare-and-set ``UPDATE … WHERE`` with its row count: ``SELECT … FOR UPDATE``
+is dropped by SQLite without a word.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tables, as SQLAlchemy sees them.  Alembic's migrations are what makes them (a test compares)."""
+"""The tables as SQLAlchemy sees them; Alembic's migrations make them (a test compares)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Mean of the products B·A: what the clients' models would average to, not what their factors do."""
+"""Mean of the products B·A: what the clients' models average to, not their factors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
@@ -23,14 +24,14 @@ class Exact:
     sent the first r components; components it never saw keep their value for its share.  With equal
     ranks this is the plain mean of the products.  Accumulates in float64, returns float32.
 
-    Memory does not grow with the cohort: past ``buffer_rank`` stacked components the stack is cut to
-    half by SVD.  What that and the final cut throw away is measured and returned as ``truncation``:
-    the norm of the discarded part over the norm of the whole, the exact error of one cut and an upper
-    bound (triangle inequality) on that of several.
+    Memory does not grow with the cohort: past ``buffer_rank`` stacked components the stack is cut
+    to half by SVD.  What that and the final cut throw away is measured and returned as
+    ``truncation``: the norm of the discarded part over the norm of the whole, the exact error of
+    one cut and an upper bound (triangle inequality) on that of several.
 
     A group no client trained is returned unchanged, and so is one whose sum is zero.
-    Source: the round's target of FlexLoRA (arXiv 2402.11505) by the stacked-QR route; departs: mixed
-    ranks keep what a truncated client never saw, and A keeps its initial row norm.
+    Source: the round's target of FlexLoRA (arXiv 2402.11505) by the stacked-QR route; departs:
+    mixed ranks keep what a truncated client never saw, and A keeps its initial row norm.
     """
 
     needs_equal_rank: ClassVar[bool] = False
@@ -48,10 +49,12 @@ class Exact:
                     stacks[group] = _Stack(_require(current, group), self.buffer_rank)
                 stacks[group].add(contribution, group)
         tensors, truncation = dict(current) | dense.apply_to(current), dict[GroupName, float]()
-        for group, stack in stacks.items():
-            key_a, key_b = keys_of(group)
-            factors, truncation[group] = stack.close()
-            tensors[key_a], tensors[key_b] = factors
+        # Groups are independent and LAPACK lets go of the interpreter, so threads change no bit.
+        with ThreadPoolExecutor() as pool:
+            closed = pool.map(_Stack.close, stacks.values())
+            for group, (factors, error) in zip(stacks, closed, strict=True):
+                truncation[group] = error
+                tensors |= zip(keys_of(group), factors, strict=True)
         return Aggregated(tensors=tensors, state=state, truncation=truncation)
 
 

@@ -15,8 +15,8 @@ from strategies.types import Array, ParamKey, Tensors
 class WeightedMean:
     """Running Σ weight · delta and Σ weight per tensor.
 
-    Weights are scalars or one per row; a row nobody trained stays as it is, however many trained the
-    other rows.  That is how a head grows: a class moves only by those who hold examples of it.
+    Weights are scalars or one per row; a row nobody trained stays as it is, however many trained
+    the other rows.  That is how a head grows: a class moves only by those who hold examples of it.
     """
 
     sums: dict[ParamKey, NDArray[np.float64]] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class WeightedMean:
             self.weights[key] += weight
 
     def apply_to(self, current: Tensors) -> dict[ParamKey, Array]:
-        """The tensors that were trained: ``current`` plus the mean, in float32; absent counts as zero."""
+        """What was trained: ``current`` plus the mean, in float32; absent counts as zero."""
         moved = dict[ParamKey, Array]()
         for key, total in self.sums.items():
             weight = self.weights[key]

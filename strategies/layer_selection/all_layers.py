@@ -10,7 +10,7 @@ from strategies.types import GroupKind, RoundView, Selection
 
 @dataclass(frozen=True, slots=True)
 class AllLayers:
-    """Every client trains every group of the given kinds; linear groups with LoRA, others densely."""
+    """Every client trains every group of the given kinds; linear ones with LoRA, others densely."""
 
     kinds: tuple[GroupKind, ...] = ("linear", "head")
 

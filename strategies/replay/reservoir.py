@@ -14,7 +14,8 @@ from strategies.rng import Rng
 class Reservoir:
     """After n offers every offered example is kept with probability capacity/n.
 
-    Source: Vitter 1985, Algorithm R, as used by experience replay (Riemer et al., arXiv 1810.11910).
+    Source: Vitter 1985, Algorithm R, as used by experience replay (Riemer et al., arXiv
+    1810.11910).
     """
 
     def admit(self, memory: ReplayMemory, ids: ExampleIds, task: int, rng: Rng) -> ReplayMemory:

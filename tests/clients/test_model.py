@@ -181,6 +181,30 @@ def test_a_low_rank_group_adds_scale_times_b_a():
     torch.testing.assert_close(adapted, logits(model, inputs), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["bert-mean", "gpt2", "llama", "vit-mean"])
+def test_the_fused_forward_is_pefts_own(name):
+    """Outputs and gradients, against the layers' class."""
+    model, inputs = AdaptedModel(base_of(name)), inputs_of(name)
+    state = a_state(model.base)
+    model.apply(state, 0.7)
+    ranks = {key.group: value.shape[0] for key, value in state.items() if key.part == "lora_A"}
+    trainable = model.trainable({group: LowRank(rank=rank) for group, rank in ranks.items()})
+
+    def outcome():
+        for parameter in trainable.values():
+            parameter.grad = None
+        scores = model.logits(inputs)
+        scores.square().mean().backward()
+        return scores.detach(), [p.grad.clone() for p in trainable.values()]
+
+    ours, our_gradients = outcome()
+    for module in model.module.modules():
+        module.__dict__.pop("forward", None)  # back to the class's own
+    theirs, their_gradients = outcome()
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(our_gradients, their_gradients, atol=1e-6, rtol=1e-3)
+
+
 def test_exactly_the_planned_tensors_move():
     model, inputs = AdaptedModel(base_of("bert-mean")), inputs_of("bert-mean")
     state = a_state(model.base)

@@ -1,4 +1,4 @@
-"""What every run database promises (``orchestrator/store/base.py``), on files, through the SQL one."""
+"""What every run database promises (``orchestrator/store/base.py``), on real files."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ def a_round(run_id: str, step: int = 0, **changes: object) -> RoundRecord:
         "replies": tuple(a_reply(run_id, step, f"c{i}") for i in range(2)),
         "scores": (
             ScoreRecord(
-                client_id="c0", after_task=-1, task_index=0, num_examples=4, num_correct=3, loss_sum=-math.inf
+                client_id="c0", after_task=-1, task_index=0, num_examples=4, num_correct=3,
+                loss_sum=-math.inf
             ),
         ),
         "events": (EventRecord(at=NOW, kind="planned", message="späť", data={"x": [1, None]}),),
@@ -198,7 +199,7 @@ def test_racing_transitions_have_one_winner(store):
         results = race(
             8,
             *[
-                lambda i=i: store.transition(
+                lambda i=i, run_id=run_id: store.transition(
                     run_id, RunStatus.RUNNING, expected=[RunStatus.CREATED], reason=str(i)
                 )
                 for i in range(8)

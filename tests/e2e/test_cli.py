@@ -102,7 +102,8 @@ def test_bad_input_is_exit_code_2_with_every_fault(perennial, run_file):
 def test_missing_data_fails_the_run_and_says_what_is_missing(perennial, run_file):
     done = perennial(
         "run", "tiny.toml", "--set", "data={source='jsonl',train='no.jsonl',test='no.jsonl'}",
-        "--set", "model={task='sequence-classification',name='from-config',architecture='bert',tokenizer='bytes'}",
+        "--set", "model={task='sequence-classification',name='from-config',architecture='bert'}",
+        "--set", "model.tokenizer=bytes",
     )  # fmt: skip
     assert done.returncode == 1
     assert "no.jsonl" in done.stdout + done.stderr

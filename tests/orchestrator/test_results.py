@@ -51,8 +51,8 @@ def shown(store, run_id):
 def test_show_has_the_documented_keys_and_is_strict_json(finished):
     result = shown(*finished)
     documented = {
-        "run_id", "status", "config_digest", "seed", "tasks", "accuracy_matrix", "acc", "bwt", "fwt",
-        "forgetting", "bytes_up", "bytes_down", "rounds", "duration_seconds", "adapter_path",
+        "run_id", "status", "config_digest", "seed", "tasks", "accuracy_matrix", "acc", "bwt",
+        "fwt", "forgetting", "bytes_up", "bytes_down", "rounds", "duration_seconds", "adapter_path",
         "report_path", "clients", "events",
     }  # fmt: skip
     assert documented <= result.keys()

@@ -30,7 +30,7 @@ def test_upgrade_reports_both_versions(tmp_path):
 
 def set_version(path: Path, version: str) -> None:
     with make_engine(f"sqlite:///{path}").begin() as connection:
-        connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{version}'")
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = ?", (version,))
 
 
 def test_a_newer_database_is_refused_by_name(tmp_path):
