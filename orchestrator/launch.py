@@ -102,7 +102,8 @@ class Simulation:
         return cls(run_id, home, process, log_path)
 
     def watch(self, show: Callable[[], None], *, every_seconds: float = 0.25) -> RunStatus:
-        """Call ``show`` until the run has ended; on Ctrl-C ask it to stop and wait for that."""
+        """Call ``show`` until the run has ended; on Ctrl-C or SIGTERM ask it to stop, and wait."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             while self.process.poll() is None:
                 show()

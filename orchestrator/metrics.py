@@ -72,8 +72,9 @@ class AccuracyMatrix:
         return _mean(self.final)
 
     def aia(self) -> float:
-        """Average incremental accuracy."""
-        return _mean([_mean(self.values[i, :i]) for i in range(1, self.num_learnt + 1)])
+        """Average incremental accuracy; NaN where a row is missing, as in joint training."""
+        rows = [_mean(self.values[i, :i]) for i in range(1, self.num_learnt + 1)]
+        return float(np.mean(rows)) if rows else float("nan")
 
     def bwt(self) -> float:
         """Backward transfer; negative is forgetting."""
@@ -93,8 +94,9 @@ class AccuracyMatrix:
         return _mean(self.forgetting_per_task())
 
     def learning_accuracy(self) -> float:
-        """Mean score right after learning."""
-        return _mean(self.learnt)
+        """Mean score right after learning; NaN where a row is missing, as in joint training."""
+        measured = np.isfinite(self.values[1 : self.num_learnt + 1]).any(axis=1).all()
+        return _mean(self.learnt) if measured else float("nan")
 
 
 def headline(rounds: Sequence[RoundRecord], num_tasks: int) -> dict[str, Any]:

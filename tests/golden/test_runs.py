@@ -176,3 +176,25 @@ def test_one_failing_client_is_recorded_and_the_run_goes_on(home):
     assert {x.client_id for x in failed} == {ids[1]}
     assert all("out of order" in x.failure_detail for x in failed)
     assert any(e.kind == "client-failed" for e in home.store().events(run_id))
+
+
+def test_scoring_each_round_rides_on_training_messages(home, run_here):
+    config = tiny_config(evaluation__each_round=True, evaluation__max_examples=5)
+    rounds = home.store().rounds(run_here(config))
+    training = [r for r in rounds if r.kind == "train"]
+    assert all(score.mid_task for r in training for score in r.scores)
+    assert [sorted({s.task_index for s in r.scores}) for r in training] == [
+        [0],
+        [0],
+        [0, 1],
+        [0, 1],
+    ]
+    assert all(score.num_examples <= 5 for r in training for score in r.scores)
+
+
+def test_training_densely_sends_whole_groups(home, run_here):
+    run_id = run_here(tiny_config(strategy__rank={"name": "dense"}))
+    store = home.store()
+    trained = [x for r in store.rounds(run_id) if r.kind == "train" for x in r.replies]
+    assert all(set(reply.ranks.values()) == {0} for reply in trained)
+    assert store.get_run(run_id).status is RunStatus.COMPLETED

@@ -51,6 +51,15 @@ def test_forgetting_is_minus_bwt_when_scores_never_rise(values):
     assert matrix.forgetting() == pytest.approx(-matrix.bwt(), abs=1e-9)
 
 
+def test_joint_training_has_a_last_row_only():
+    nothing = [np.nan] * 2
+    matrix = matrix_of([0.1, 0.1], [nothing, [0.8, 0.6]])
+    assert matrix.acc() == pytest.approx(0.7)
+    assert np.isnan(matrix.learning_accuracy())
+    assert np.isnan(matrix.aia())
+    assert np.isnan(matrix.forgetting())
+
+
 def test_one_task_has_no_transfer():
     matrix = matrix_of([0.1], [[0.9]])
     assert matrix.acc() == 0.9

@@ -1,0 +1,59 @@
+"""A causal language model on an instruction stream: completions only, answers generated."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from peft import PeftModel
+
+from clients.model import load_base
+from tests.conftest import REPOSITORY, tiny_config
+
+
+def test_a_language_model_learns_instructions_offline(home, run_here, tmp_path, monkeypatch):
+    script = str(REPOSITORY / "examples" / "make_instructions.py")
+    arguments = [script, "--to", str(tmp_path), "--train", "40", "--test", "12"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(script, run_name="__main__")
+    config = tiny_config(
+        model={
+            "task": "causal-lm",
+            "name": "from-config",
+            "architecture": "llama",
+            "tokenizer": "bytes",
+            "max_length": 48,
+            "max_new_tokens": 4,
+            "config": {
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "tie_word_embeddings": False,
+            },
+        },
+        data={
+            "source": "jsonl",
+            "train": str(tmp_path / "train.jsonl"),
+            "test": str(tmp_path / "test.jsonl"),
+        },
+        stream={"kind": "domain-incremental", "task_column": "task"},
+        partition={"kind": "iid"},
+        learning__rounds_per_task=1,
+        strategy__layer_selection={
+            "name": "all",
+            "kinds": ["linear", "norm", "embedding", "other"],
+        },
+    )
+    run_id = run_here(config)
+    store = home.store()
+    record, rounds = store.get_run(run_id), store.rounds(run_id)
+    assert len(record.task_names) == 3
+    final = rounds[-1].scores
+    assert sum(score.num_examples for score in final) == 36
+    assert all(score.loss_sum > 0 for score in final)
+    losses = [r.metrics["loss"] for r in rounds if r.kind == "train"]
+    assert losses[-1] < losses[0]
+    model = PeftModel.from_pretrained(load_base(record.adapter_path), record.adapter_path)
+    assert model.peft_config["default"].r == 2
