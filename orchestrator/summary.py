@@ -1,4 +1,4 @@
-"""Runs as strict JSON, in the schema of ``docs/json.md``."""
+"""Runs as strict JSON; ``orchestrator.results`` gives the shapes, ``docs/json.md`` the words."""
 
 from __future__ import annotations
 
@@ -8,19 +8,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from orchestrator.metrics import METRICS, AccuracyMatrix
+from orchestrator.metrics import METRICS, AccuracyMatrix, by_client, worst_decile
+from orchestrator.results import (
+    ComparedResult,
+    ComparedRun,
+    ComparedSetting,
+    Comparison,
+    Listing,
+    Show,
+)
 from orchestrator.store.base import EventRecord, ReplyRecord, RoundRecord, RunRecord
 
 SCHEMA_VERSION: Final = 1
 _COMPARED: Final = (*METRICS, "bytes_up", "bytes_down", "duration_seconds")
 
-Json = dict[str, Any]  # JSON is what it is; docs/json.md says what is in it
+Json = dict[str, Any]  # parts of a document before NaN has become null
 
 
-def run_listing(records: Sequence[RunRecord]) -> Json:
+def run_listing(records: Sequence[RunRecord]) -> Listing:
     """``perennial runs``: newest first, metrics as the run last published them."""
-    runs: list[Json] = _strict([_listed(run) for run in records])
-    return {"schema_version": SCHEMA_VERSION, "runs": runs}
+    listing: Listing = _strict(
+        {"schema_version": SCHEMA_VERSION, "runs": [_listed(run) for run in records]}
+    )
+    return listing
 
 
 def show(
@@ -29,83 +39,115 @@ def show(
     events: Sequence[EventRecord],
     *,
     report_path: str | None = None,
-) -> Json:
+) -> Show:
     """``perennial show``: everything known of a run."""
-    matrix = AccuracyMatrix.of((s for r in rounds for s in r.scores), len(run.task_names))
-    shown = {
-        "schema_version": SCHEMA_VERSION,
+    shown: Show = _strict(
+        {
+            "schema_version": SCHEMA_VERSION,
+            **_identity(run),
+            "reason": run.reason,
+            "code_version": run.code_version,
+            "tasks": run.task_names,
+            **_scores(rounds, len(run.task_names)),
+            "bytes_up": _sum(rounds, "bytes_up"),
+            "bytes_down": _sum(rounds, "bytes_down"),
+            "rounds": [_round(record) for record in rounds],
+            "events": [_event(event) for event in events],
+            "adapter_path": run.adapter_path,
+            "report_path": report_path,
+            "checkpoint": run.checkpoint,
+            "config": run.config,
+            "environment": run.environment,
+        }
+    )
+    return shown
+
+
+def compare(shows: Sequence[Show]) -> Comparison:
+    """``perennial compare``: results side by side, and every setting in which the runs differ."""
+    plain: Sequence[Mapping[str, Any]] = shows
+    return Comparison(
+        schema_version=SCHEMA_VERSION,
+        runs=[
+            ComparedRun(
+                run_id=shown["run_id"],
+                name=shown["name"],
+                status=shown["status"],
+                config_digest=shown["config_digest"],
+            )
+            for shown in shows
+        ],
+        results=[ComparedResult(metric=m, values=[s[m] for s in plain]) for m in _COMPARED],
+        config=_differing(shows),
+    )
+
+
+def _differing(shows: Sequence[Show]) -> list[ComparedSetting]:
+    flat = [dict(flattened(shown["config"])) for shown in shows]
+    rows = {key: [config.get(key) for config in flat] for config in flat for key in config}
+    return [
+        ComparedSetting(key=key, values=row)
+        for key, row in sorted(rows.items())
+        if any(value != row[0] for value in row)
+    ]
+
+
+def flattened(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Leaves of a tree of tables with dotted keys; lists are leaves."""
+    if not isinstance(value, Mapping):
+        yield prefix, value
+        return
+    for key, item in value.items():
+        yield from flattened(item, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _identity(run: RunRecord) -> Json:
+    """What a listing and a show say alike.  The duration counts pauses too."""
+    last = run.ended_at or datetime.now(UTC)
+    return {
         "run_id": run.run_id,
         "name": run.name,
         "status": run.status.value,
-        "reason": run.reason,
         "config_digest": run.config_digest,
-        "code_version": run.code_version,
         "seed": run.config.get("seed"),
         "created_at": run.created_at.isoformat(),
         "started_at": _iso(run.started_at),
         "ended_at": _iso(run.ended_at),
-        "duration_seconds": _duration(run),
-        "tasks": list(run.task_names),
-        "accuracy_matrix": matrix.values.tolist(),
-        **{name: metric(matrix) for name, metric in METRICS.items()},
-        "forgetting_per_task": matrix.forgetting_per_task().tolist(),
-        "bytes_up": _sum(rounds, "bytes_up"),
-        "bytes_down": _sum(rounds, "bytes_down"),
-        "rounds": [_round(record) for record in rounds],
-        "clients": _clients(rounds, len(run.task_names)),
-        "events": [_event(event) for event in events],
-        "adapter_path": run.adapter_path,
-        "report_path": report_path,
-        "checkpoint": run.checkpoint,
-        "config": run.config,
-        "environment": run.environment,
-    }
-    strict: Json = _strict(shown)
-    return strict
-
-
-def compare(shows: Sequence[Json]) -> Json:
-    """``perennial compare``: results side by side, and every setting in which the runs differ."""
-    flat = [dict(_flat(shown["config"])) for shown in shows]
-    keys = sorted({key for config in flat for key in config})
-    values = {key: [config.get(key) for config in flat] for key in keys}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "runs": [
-            {key: s[key] for key in ("run_id", "name", "status", "config_digest")} for s in shows
-        ],
-        "results": [{"metric": m, "values": [s[m] for s in shows]} for m in _COMPARED],
-        "config": [
-            {"key": key, "values": row}
-            for key, row in values.items()
-            if any(v != row[0] for v in row)
-        ],
+        "duration_seconds": (last - run.started_at).total_seconds() if run.started_at else None,
     }
 
 
 def _listed(run: RunRecord) -> Json:
-    progress = run.progress
+    published = (*METRICS, "bytes_up", "bytes_down", "rounds")
     return {
-        "run_id": run.run_id,
-        "name": run.name,
-        "status": run.status.value,
-        "created_at": run.created_at.isoformat(),
-        "started_at": _iso(run.started_at),
-        "ended_at": _iso(run.ended_at),
-        "duration_seconds": _duration(run),
-        "config_digest": run.config_digest,
-        "seed": run.config.get("seed"),
+        **_identity(run),
         "num_tasks": len(run.task_names),
-        **{name: progress.get(name) for name in METRICS},
-        "bytes_up": progress.get("bytes_up"),
-        "bytes_down": progress.get("bytes_down"),
-        "rounds": progress.get("rounds"),
+        **{name: run.progress.get(name) for name in published},
         "adapter_path": run.adapter_path,
     }
 
 
+def _scores(rounds: Sequence[RoundRecord], num_tasks: int) -> Json:
+    scores = [score for record in rounds for score in record.scores]
+    matrix, own = AccuracyMatrix.of(scores, num_tasks), by_client(scores, num_tasks)
+    accs = [each.acc() for each in own.values()]
+    measured = [value for value in accs if math.isfinite(value)]
+    return {
+        "tasks_learnt": matrix.num_learnt,
+        "accuracy_matrix": matrix.values.tolist(),
+        "average_accuracy": matrix.average_accuracy().tolist(),
+        **{name: metric(matrix) for name, metric in METRICS.items()},
+        "forgetting_per_task": matrix.forgetting_per_task().tolist(),
+        "acc_over_clients": {
+            "mean": sum(measured) / len(measured) if measured else None,
+            "worst_decile": worst_decile(accs),
+        },
+        "clients": _clients(rounds, own),
+    }
+
+
 def _round(record: RoundRecord) -> Json:
-    failed = [reply for reply in record.replies if reply.status == "failed"]
+    failed = sum(reply.status == "failed" for reply in record.replies)
     return {
         "step": record.step_index,
         "kind": record.kind,
@@ -117,8 +159,8 @@ def _round(record: RoundRecord) -> Json:
         "client_seconds": _phases(record.replies),
         "bytes_up": sum(reply.bytes_up for reply in record.replies),
         "bytes_down": sum(reply.bytes_down for reply in record.replies),
-        "clients_ok": len(record.replies) - len(failed),
-        "clients_failed": len(failed),
+        "clients_ok": len(record.replies) - failed,
+        "clients_failed": failed,
         "truncation_max": max(record.truncation.values(), default=None),
         "replayed": sum(reply.metrics.get("replayed", 0.0) for reply in record.replies),
         "accuracy": _mid_task_accuracy(record),
@@ -150,7 +192,7 @@ def _mid_task_accuracy(record: RoundRecord) -> float | None:
 
 
 def _phases(replies: Iterable[ReplyRecord]) -> dict[str, float]:
-    """The clients' own seconds by phase, summed; ``total`` counts from push to reply."""
+    """Seconds by phase, summed over clients; ``total`` counts from push to reply."""
     phases = defaultdict[str, float](float)
     for reply in replies:
         for phase, seconds in reply.seconds.items():
@@ -158,22 +200,17 @@ def _phases(replies: Iterable[ReplyRecord]) -> dict[str, float]:
     return dict(phases)
 
 
-def _clients(rounds: Sequence[RoundRecord], num_tasks: int) -> list[Json]:
-    replies, scores = defaultdict[str, list[ReplyRecord]](list), defaultdict[str, list[Any]](list)
+def _clients(rounds: Sequence[RoundRecord], own: Mapping[str, AccuracyMatrix]) -> list[Json]:
+    replies = defaultdict[str, list[ReplyRecord]](list)
     for record in rounds:
         for reply in record.replies:
             replies[reply.client_id].append(reply)
-        for score in record.scores:
-            scores[score.client_id].append(score)
-    return [
-        _client(client, replies[client], AccuracyMatrix.of(scores[client], num_tasks))
-        for client in sorted(replies)
-    ]
+    return [_client(client, replies[client], own.get(client)) for client in sorted(replies)]
 
 
-def _client(client_id: str, replies: Sequence[ReplyRecord], matrix: AccuracyMatrix) -> Json:
+def _client(client_id: str, replies: Sequence[ReplyRecord], own: AccuracyMatrix | None) -> Json:
     trained = [reply for reply in replies if reply.num_examples]
-    reasons = [reply.failure_reason for reply in replies if reply.failure_reason]
+    failed = [reply for reply in replies if reply.status == "failed"]
     return {
         "client_id": client_id,
         "rounds": len(trained),
@@ -181,11 +218,11 @@ def _client(client_id: str, replies: Sequence[ReplyRecord], matrix: AccuracyMatr
         "bytes_up": sum(reply.bytes_up for reply in replies),
         "bytes_down": sum(reply.bytes_down for reply in replies),
         "seconds": sum(reply.seconds.get("compute", 0.0) for reply in replies),
-        "failures": len(reasons),
-        "failure_reasons": sorted(set(reasons)),
-        "acc": matrix.acc(),
-        "forgetting": matrix.forgetting(),
-        "peak_memory_bytes": max((reply.peak_memory_bytes for reply in replies), default=0),
+        "failures": len(failed),
+        "failure_reasons": sorted({reply.failure_reason or "unknown" for reply in failed}),
+        "acc": own.acc() if own else None,
+        "forgetting": own.forgetting() if own else None,
+        "peak_memory_bytes": max(reply.peak_memory_bytes for reply in replies),
         "ranks": dict(trained[-1].ranks) if trained else {},
     }
 
@@ -203,23 +240,8 @@ def _sum(rounds: Sequence[RoundRecord], name: str) -> int:
     return sum(getattr(reply, name) for record in rounds for reply in record.replies)
 
 
-def _duration(run: RunRecord) -> float | None:
-    if run.started_at is None:
-        return None
-    return ((run.ended_at or datetime.now(UTC)) - run.started_at).total_seconds()
-
-
 def _iso(time: datetime | None) -> str | None:
     return time.isoformat() if time else None
-
-
-def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Leaves of a tree of tables with dotted keys; lists are leaves."""
-    if not isinstance(value, Mapping):
-        yield prefix, value
-        return
-    for key, item in value.items():
-        yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
 
 
 def _strict(value: Any) -> Any:

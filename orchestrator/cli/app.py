@@ -23,6 +23,7 @@ from orchestrator.examples import NAMES, example_text
 from orchestrator.home import Home
 from orchestrator.launch import Simulation, export_merged, run_in_process
 from orchestrator.report import render_comparison
+from orchestrator.results import Show
 from orchestrator.store import upgrade_database
 from orchestrator.store.base import RunStatus
 from orchestrator.summary import compare, run_listing, show
@@ -223,7 +224,7 @@ def upgrade() -> None:
     typer.echo(f"{same} {after}")
 
 
-def _shown(run_id: str, home: Home) -> output.Shown:
+def _shown(run_id: str, home: Home) -> Show:
     store = home.store()
     record = store.get_run(run_id)
     path = home.run_folder(record.run_id) / "report.html"

@@ -19,7 +19,7 @@ from orchestrator.cli.live import clock, size
 from orchestrator.doctor import Finding
 from strategies.catalog import KINDS
 
-Shown = dict[str, Any]
+Shown = Mapping[str, Any]
 T = TypeVar("T")
 _NAMED_COLUMNS: Final = 6
 _LOG_COLUMNS: Final = 180

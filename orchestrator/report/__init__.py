@@ -4,42 +4,62 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from orchestrator.report import figures
+from orchestrator.report import figures, tables, writing
 from orchestrator.report.reading import in_words
-from orchestrator.summary import compare
+from orchestrator.results import Show
+from orchestrator.summary import compare, flattened
 
-Json = dict[str, Any]
+__all__ = ["render_comparison", "render_report"]
 
 
-def render_report(shown: Json, *, generated_at: datetime) -> str:
+def render_report(shown: Show, *, generated_at: datetime) -> str:
     """The page about one run, from what ``summary.show`` gives."""
-    template = _environment().get_template("run.html.j2")
-    return template.render(
-        run=shown,
-        words=in_words(shown),
-        generated_at=f"{generated_at:%Y-%m-%d %H:%M} UTC",
-        matrix=figures.matrix(shown),
-        curves=figures.accuracy_curves(shown),
-        loss=figures.loss_curve(shown),
-        traffic=figures.traffic_bars(shown),
-        time=figures.time_bars(shown),
-        ranks=figures.rank_map(shown),
-        settings=figures.settings(shown["config"]),
+    return (
+        _environment()
+        .get_template("one_run.html.j2")
+        .render(
+            run=shown,
+            words=in_words(shown),
+            generated_at=f"{generated_at:%Y-%m-%d %H:%M} UTC",
+            matrix=tables.matrix(shown),
+            tasks=tables.tasks(shown),
+            curves=figures.accuracy_curves(shown),
+            forgetting=figures.forgetting_curves(shown),
+            loss=figures.loss_curve(shown),
+            truncation=figures.truncation_curve(shown),
+            traffic=figures.traffic_bars(shown),
+            server_time=figures.server_time_bars(shown),
+            client_time=figures.client_time_bars(shown),
+            failures=tables.failures(shown),
+            ranks=tables.rank_map(shown),
+            settings=list(flattened(shown["config"])),
+        )
     )
 
 
-def render_comparison(shows: Sequence[Json]) -> str:
-    """The page about several runs: results, curves over tasks, bytes and seconds, settings."""
-    template = _environment().get_template("compare.html.j2")
-    return template.render(
-        comparison=compare(shows),
-        over_tasks=figures.acc_over(shows, "tasks"),
-        over_bytes=figures.acc_over(shows, "bytes"),
-        over_seconds=figures.acc_over(shows, "seconds"),
+def render_comparison(shows: Sequence[Show]) -> str:
+    """The page about several runs: results, curves over four kinds of effort, settings."""
+    comparison = compare(shows)
+    return (
+        _environment()
+        .get_template("many_runs.html.j2")
+        .render(
+            comparison=comparison,
+            results=tables.results(comparison),
+            stages=tables.stages(shows),
+            curves=[
+                (title, figures.acc_over(shows, unit))
+                for title, unit in (
+                    ("By tasks learnt", "tasks"),
+                    ("By training rounds", "rounds"),
+                    ("By bytes sent", "megabytes"),
+                    ("By time", "seconds"),
+                )
+            ],
+        )
     )
 
 
@@ -52,6 +72,11 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=figures.number, size=figures.size, seconds=figures.duration, cell=figures.cell
+        breakable=writing.breakable,
+        number=writing.number,
+        error=writing.error,
+        size=writing.size,
+        seconds=writing.duration,
+        setting=writing.setting,
     )
     return environment

@@ -1,166 +1,180 @@
-"""What the pages show: numbers arranged for a chart or a table, and how they are written."""
+"""The charts of the pages, from the documents that the command line prints."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Final
 
 from markupsafe import Markup
 
-from orchestrator.report.svg import bars, lines
+from orchestrator.report.svg import Band, Frame, Line, Point, Stack, bars, lines
+from orchestrator.results import Show, ShownRound
 
-Json = dict[str, Any]
-
-
-def number(value: float | None) -> str:
-    """Three digits, or a dash for what was not measured."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def size(count: float | None) -> str:
-    """Bytes for people, in powers of 1000."""
-    if count is None:
-        return "–"
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.2f} GB"
+_SUMS: Final = ("total", "compute")  # of the other phases
+_AXES: Final[Mapping[str, str]] = {
+    "tasks": "tasks learnt",
+    "rounds": "training rounds",
+    "megabytes": "MB, both ways, all clients",
+    "seconds": "seconds of the server's clock",
+}
 
 
-def duration(seconds: float | None) -> str:
-    """Minutes and seconds."""
-    if seconds is None:
-        return "–"
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+def accuracy_curves(shown: Show) -> Markup:
+    """Accuracy of every task from its own row on, and the mean over the tasks learnt by then.
 
-
-def cell(metric: str, value: float | None) -> str:
-    """A value of the comparison in its own unit."""
-    if metric.startswith("bytes"):
-        return size(value)
-    return duration(value) if metric.endswith("seconds") else number(value)
-
-
-def matrix(shown: Json) -> list[Json]:
-    """Rows of the accuracy matrix with a shade per cell; rows nobody measured are left out."""
-    rows = []
-    for index, values in enumerate(shown["accuracy_matrix"]):
-        if all(value is None for value in values):
-            continue
-        name = "before training" if index == 0 else shown["tasks"][index - 1]
-        cells = [
-            {"text": number(v), "shade": 0 if v is None else round(100 * v), "own": index == j + 1}
-            for j, v in enumerate(values)
-        ]
-        rows.append({"name": name, "cells": cells})
-    return rows
-
-
-def accuracy_curves(shown: Json) -> Markup:
-    """Accuracy of every task over the tasks learnt, from its own on."""
-    rows, tasks = shown["accuracy_matrix"], shown["tasks"]
-    series = {
-        task: [(i, rows[i][j]) for i in range(j + 1, len(rows)) if rows[i][j] is not None]
-        for j, task in enumerate(tasks)
-    }
-    return lines(
-        {name: line for name, line in series.items() if line},
-        label="Accuracy of every task after each task learnt",
-        x_label="tasks learnt",
-        y_range=(0.0, 1.0),
-    )
-
-
-def loss_curve(shown: Json) -> Markup:
-    """Training loss by step."""
-    line = [(r["step"], r["loss"]) for r in shown["rounds"] if r["loss"] is not None]
-    return lines(
-        {"training loss": line} if line else {}, label="Training loss by step", x_label="step"
-    )
-
-
-def traffic_bars(shown: Json) -> Markup:
-    """Megabytes both ways by step."""
-    return bars(
-        {
-            "up (MB)": [r["bytes_up"] / 1e6 for r in shown["rounds"]],
-            "down (MB)": [r["bytes_down"] / 1e6 for r in shown["rounds"]],
-        },
-        label="Megabytes sent by step, over all clients",
-        x_label="step",
-    )
-
-
-def time_bars(shown: Json) -> Markup:
-    """The server's seconds by phase and step; ``exchange`` is waiting while clients work."""
-    phases = dict.fromkeys(phase for r in shown["rounds"] for phase in r["seconds"])
-    stacks = {p: [r["seconds"].get(p, 0.0) for r in shown["rounds"]] for p in phases}
-    return bars(stacks, label="Seconds by step and phase", x_label="step")
-
-
-def rank_map(shown: Json) -> Json:
-    """Rank of every group on every client in its last round; 0 is dense, absent is frozen."""
-    clients = [client for client in shown["clients"] if client["ranks"]]
-    groups = sorted({group for client in clients for group in client["ranks"]}, key=_block_order)
-    top = max((rank for c in clients for rank in c["ranks"].values()), default=0) or 1
-    rows = [
-        {
-            "group": group,
-            "cells": [_rank_cell(client["ranks"].get(group), top) for client in clients],
-        }
-        for group in groups
+    Empty before two stages were scored: a curve of one point says nothing.
+    """
+    rows = shown["accuracy_matrix"]
+    if sum(any(value is not None for value in row) for row in rows[1:]) < 2:
+        return Markup("")
+    series = [
+        Line(name=_task_name(shown, j), points=line, mark=str(j + 1))
+        for j in range(len(shown["tasks"]))
+        if (
+            line := [
+                (float(i), v) for i in range(j + 1, len(rows)) if (v := rows[i][j]) is not None
+            ]
+        )
     ]
-    return {"clients": [client["client_id"] for client in clients], "rows": rows}
+    mean = [(i + 1.0, v) for i, v in enumerate(shown["average_accuracy"]) if v is not None]
+    if mean:
+        series.append(Line(name="mean over the tasks learnt", points=mean, bold=True))
+    label = "Accuracy of every task, and their mean, after each task learnt"
+    frame = Frame(label=label, x_label="tasks learnt", whole_x=True, y_range=_accuracies(series))
+    return lines(series, frame)
 
 
-def _rank_cell(rank: int | None, top: int) -> Json:
-    if rank is None:
-        return {"text": "", "shade": 0}
-    return {"text": str(rank) if rank else "dense", "shade": round(100 * rank / top)}
+def forgetting_curves(shown: Show) -> Markup:
+    """What every earlier task has lost against its best, after each task learnt, and the mean."""
+    lost = {j: line for j in range(len(shown["tasks"])) if (line := list(_lost(shown, j)))}
+    series = [
+        Line(name=_task_name(shown, j), points=line, mark=str(j + 1)) for j, line in lost.items()
+    ]
+    stages = sorted({x for line in lost.values() for x, _ in line})
+    mean = [(x, _mean([y for line in lost.values() for at, y in line if at == x])) for x in stages]
+    if mean:
+        series.append(Line(name="mean over earlier tasks", points=mean, bold=True))
+    label = "Forgetting of every earlier task, and its mean, after each task learnt"
+    return lines(series, Frame(label=label, x_label="tasks learnt", whole_x=True))
 
 
-def _block_order(group: str) -> tuple[Any, ...]:
-    """Numbers in names compare as numbers, so that block 10 follows block 9."""
-    return tuple(
-        (0, int(part), "") if part.isdigit() else (1, 0, part) for part in group.split(".")
+def loss_curve(shown: Show) -> Markup:
+    """Training loss by step."""
+    line = [(float(r["step"]), r["loss"]) for r in shown["rounds"] if r["loss"] is not None]
+    series = [Line(name="training loss", points=line)]
+    return lines(series, _by_step(shown, "Training loss by step", ""))
+
+
+def truncation_curve(shown: Show) -> Markup:
+    """The largest relative error that re-factoring left in a group, by step; empty if none did."""
+    found = [(float(r["step"]), r["truncation_max"]) for r in shown["rounds"]]
+    line = [(step, value) for step, value in found if value is not None]
+    if not any(value > 1e-6 for _, value in line):
+        return Markup("")
+    label = "Relative error of truncation by step, largest over groups"
+    return lines([Line(name="truncation", points=line)], _by_step(shown, label, ""))
+
+
+def traffic_bars(shown: Show) -> Markup:
+    """Megabytes both ways by step."""
+    rounds = shown["rounds"]
+    stacks = [
+        Stack(name="up", values=[r["bytes_up"] / 1e6 for r in rounds], unit="MB"),
+        Stack(name="down", values=[r["bytes_down"] / 1e6 for r in rounds], unit="MB"),
+    ]
+    return bars(stacks, _by_step(shown, "Megabytes sent by step, over all clients", "MB"))
+
+
+def server_time_bars(shown: Show) -> Markup:
+    """The server's seconds by phase and step."""
+    stacks = _phase_stacks([r["seconds"] for r in shown["rounds"]])
+    return bars(stacks, _by_step(shown, "Seconds of the server by step and phase", "s"))
+
+
+def client_time_bars(shown: Show) -> Markup:
+    """The clients' own seconds by phase and step, summed."""
+    stacks = _phase_stacks([r["client_seconds"] for r in shown["rounds"]])
+    label = "Seconds of all clients together by step and phase"
+    return bars(stacks, _by_step(shown, label, "s"))
+
+
+def acc_over(shows: Sequence[Show], unit: str) -> Markup:
+    """Mean accuracy over the tasks learnt so far, against ``unit``, one of ``_AXES``."""
+    series = [
+        Line(name=f"{shown['name']} ({shown['run_id'][-4:]})", points=line)
+        for shown in shows
+        if (line := list(_acc_line(shown, unit)))
+    ]
+    label = f"Mean accuracy over the tasks learnt, by {_AXES[unit]}"
+    low = None if unit == "tasks" else 0.0
+    frame = Frame(
+        label=label,
+        x_label=_AXES[unit],
+        whole_x=unit in ("tasks", "rounds"),
+        x_low=low,
+        y_range=_accuracies(series),
     )
+    return lines(series, frame)
 
 
-def settings(config: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
-    """The run file as dotted keys."""
-    if not isinstance(config, dict):
-        yield prefix, str(config)
-        return
-    for key, value in config.items():
-        yield from settings(value, f"{prefix}.{key}" if prefix else key)
-
-
-def acc_over(shows: Sequence[Json], unit: str) -> Markup:
-    """Mean accuracy over the tasks learnt so far, against tasks, megabytes or seconds."""
-    labels = {"tasks": "tasks learnt", "bytes": "MB, both ways", "seconds": "seconds"}
-    return lines(
-        {f"{s['name']} {s['run_id'][-4:]}": line for s in shows if (line := _acc_line(s, unit))},
-        label=f"Mean accuracy over the tasks learnt, by {labels[unit]}",
-        x_label=labels[unit],
-        y_range=(0.0, 1.0),
-    )
-
-
-def _acc_line(shown: Json, unit: str) -> list[tuple[float, float]]:
-    line, spent = list[tuple[float, float]](), {"tasks": 0.0, "bytes": 0.0, "seconds": 0.0}
+def _acc_line(shown: Show, unit: str) -> Iterator[Point]:
+    spent = dict.fromkeys(_AXES, 0.0)
     for record in shown["rounds"]:
-        spent["bytes"] += (record["bytes_up"] + record["bytes_down"]) / 1e6
-        spent["seconds"] += sum(record["seconds"].values())
-        if record["kind"] != "evaluate" or record["task"] < 0:
+        spent["megabytes"] += (record["bytes_up"] + record["bytes_down"]) / 1e6
+        spent["seconds"] += sum(value or 0.0 for value in record["seconds"].values())
+        spent["rounds"] += record["kind"] == "train"
+        if record["kind"] != "evaluate" or not 0 <= record["task"] < shown["tasks_learnt"]:
             continue
-        spent["tasks"] = float(record["task"] + 1)
-        learnt = [
-            v
-            for v in shown["accuracy_matrix"][record["task"] + 1][: record["task"] + 1]
-            if v is not None
-        ]
-        if learnt:
-            line.append((spent[unit], sum(learnt) / len(learnt)))
-    return line
+        spent["tasks"] = record["task"] + 1.0
+        value = shown["average_accuracy"][record["task"]]
+        if value is not None:
+            yield spent[unit], value
+
+
+def _accuracies(series: Sequence[Line]) -> tuple[float, float]:
+    """From 0 to 1, or from the tenth below the lowest where all is in the upper half."""
+    lowest = min((y for line in series for _, y in line.points), default=0.0)
+    return (math.floor(10 * lowest - 0.2) / 10 if lowest > 0.5 else 0.0, 1.0)
+
+
+def _task_name(shown: Show, index: int) -> str:
+    return f"{index + 1} {shown['tasks'][index]}"
+
+
+def _lost(shown: Show, task: int) -> Iterator[Point]:
+    """How far below its best before, for every later stage at which the task was scored."""
+    best: float | None = None
+    for stage in range(task + 1, len(shown["accuracy_matrix"])):
+        value = shown["accuracy_matrix"][stage][task]
+        if value is None:
+            continue
+        if best is not None:
+            yield float(stage), best - value
+        best = value if best is None else max(best, value)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _phase_stacks(seconds: Sequence[Mapping[str, float | None]]) -> list[Stack]:
+    phases = [p for p in dict.fromkeys(p for each in seconds for p in each) if p not in _SUMS]
+    return [
+        Stack(name=phase, values=[each.get(phase) or 0.0 for each in seconds], unit="s")
+        for phase in phases
+    ]
+
+
+def _by_step(shown: Show, label: str, y_label: str) -> Frame:
+    bands = tuple(_task_bands(shown["rounds"]))
+    return Frame(label=label, x_label="step", y_label=y_label, whole_x=True, bands=bands)
+
+
+def _task_bands(rounds: Sequence[ShownRound]) -> Iterator[Band]:
+    """The stretch of steps that belongs to each task; the untrained model's has no name."""
+    for task, group in groupby(rounds, key=lambda record: record["task"]):
+        steps = [record["step"] for record in group]
+        if task >= 0:
+            yield Band(steps[0] - 0.5, steps[-1] + 0.5, str(task + 1))

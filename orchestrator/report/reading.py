@@ -2,54 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Any
+from orchestrator.report.tables import scored_only_at_the_end
+from orchestrator.report.writing import duration, size
+from orchestrator.results import Show
 
-Json = dict[str, Any]
+_NEGLIGIBLE = 0.005
 
 
-def in_words(shown: Json) -> list[str]:
+def in_words(shown: Show) -> list[str]:
     """A few sentences: what was learnt, what was forgotten, what it cost, what went wrong."""
-    return [s for s in (_learnt(shown), _forgotten(shown), _cost(shown), _trouble(shown)) if s]
+    parts = (_learnt(shown), _when_new(shown), _forgotten(shown), _cost(shown), _trouble(shown))
+    return [sentence for sentence in parts if sentence]
 
 
-def _learnt(shown: Json) -> str:
+def _learnt(shown: Show) -> str:
     if shown["acc"] is None:
         return "No task has been scored yet."
-    rows = [row for row in shown["accuracy_matrix"][1:] if any(v is not None for v in row)]
+    learnt, total = shown["tasks_learnt"], len(shown["tasks"])
+    before = [v for v in shown["accuracy_matrix"][0][:learnt] if v is not None]
+    start = f"; before training it was {sum(before) / len(before):.1%}" if before else ""
     return (
-        f"After {len(rows)} scored stage{'s' if len(rows) != 1 else ''} of {len(shown['tasks'])} "
-        f"task{'s' if len(shown['tasks']) != 1 else ''}, the model answers "
-        f"{shown['acc']:.1%} of the held-out examples right, averaged over the tasks it has learnt."
+        f"After {learnt} of {_count(total, 'task')}, the model answers {shown['acc']:.1%} of the "
+        f"held-out examples right, averaged over the tasks it has learnt{start}."
     )
 
 
-def _forgotten(shown: Json) -> str:
-    lost = shown["forgetting_per_task"]
-    known = [
-        (value, shown["tasks"][index]) for index, value in enumerate(lost) if value is not None
-    ]
-    if not known:
+def _when_new(shown: Show) -> str:
+    if shown["tasks_learnt"] < 2 or shown["acc"] is None:
         return ""
-    worst, task = max(known)
-    if worst <= 0.005:
+    if scored_only_at_the_end(shown):
+        return "The tasks were scored only at the end, so there is no forgetting to speak of."
+    if shown["learning_accuracy"] is None:
+        return ""
+    return f"Just after learning a task it answered {shown['learning_accuracy']:.1%} of that task."
+
+
+def _forgotten(shown: Show) -> str:
+    lost = shown["forgetting_per_task"]
+    known = [(value, -index) for index, value in enumerate(lost) if value is not None]
+    if not known or shown["forgetting"] is None:
+        return ""
+    worst, position = max(known)
+    task, final = -position, shown["accuracy_matrix"][shown["tasks_learnt"]][-position] or 0.0
+    if worst <= _NEGLIGIBLE:
         return "Nothing learnt before was lost."
     return (
-        f"Earlier tasks have lost {shown['forgetting']:.1%} on average since they were known best; "
-        f"“{task}” has lost most, {worst:.1%}."
+        f"Measured from its best, an earlier task has lost {shown['forgetting']:.1%} of its "
+        f"held-out examples on average; “{shown['tasks'][task]}” has lost most, {worst:.1%} "
+        f"(from {final + worst:.1%} to {final:.1%})."
     )
 
 
-def _cost(shown: Json) -> str:
-    up, down = shown["bytes_up"] / 1e6, shown["bytes_down"] / 1e6
-    training = sum(round_["kind"] == "train" for round_ in shown["rounds"])
-    traffic = f"{up:.1f} MB up and {down:.1f} MB down over all clients"
-    return f"It took {training} training rounds, {traffic}."
-
-
-def _trouble(shown: Json) -> str:
-    failed = [client for client in shown["clients"] if client["failures"]]
-    if not failed:
+def _cost(shown: Show) -> str:
+    training = sum(record["kind"] == "train" for record in shown["rounds"])
+    if not training:
         return ""
+    spent = shown["duration_seconds"]
+    lasted = f", {duration(spent)}" if spent is not None else ""
+    return (
+        f"That took {_count(training, 'training round')}{lasted}, {size(shown['bytes_up'])} up and "
+        f"{size(shown['bytes_down'])} down over all clients."
+    )
+
+
+def _trouble(shown: Show) -> str:
+    failed = [client for client in shown["clients"] if client["failures"]]
     total = sum(client["failures"] for client in failed)
+    if not total:
+        return ""
     names = ", ".join(client["client_id"] for client in failed[:5])
-    return f"{total} answers did not count; they came from {names}."
+    more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+    reasons = ", ".join(sorted({r for client in failed for r in client["failure_reasons"]}))
+    return f"{_count(total, 'answer')} did not count ({reasons}), from {names}{more}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,189 @@
+"""The JSON documents that results are given in; ``docs/json.md`` explains them to their readers.
+
+``None`` is null: not measured, not known yet, or not a number.  Bytes are those of the serialised
+messages.  Seconds are wall-clock.  Times are ISO 8601 in UTC.  All indices count from 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypedDict
+
+
+class Metrics(TypedDict):
+    """Read off an accuracy matrix; conventions in ``orchestrator.metrics``."""
+
+    acc: float | None
+    aia: float | None
+    bwt: float | None
+    fwt: float | None
+    forgetting: float | None
+    learning_accuracy: float | None
+
+
+class Listed(Metrics):
+    """A run in a listing, as it last published itself."""
+
+    run_id: str
+    name: str
+    status: str
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    duration_seconds: float | None
+    config_digest: str
+    seed: int | None
+    num_tasks: int
+    bytes_up: int | None
+    bytes_down: int | None
+    rounds: int | None
+    adapter_path: str | None
+
+
+class Listing(TypedDict):
+    """``perennial runs``; newest first."""
+
+    schema_version: int
+    runs: list[Listed]
+
+
+class ShownReply(TypedDict):
+    """One client's part in a step.  ``ranks`` maps trained groups to LoRA ranks, 0 is dense."""
+
+    client_id: str
+    status: Literal["ok", "failed"]
+    failure_reason: str | None
+    failure_detail: str | None
+    num_examples: int
+    bytes_up: int
+    bytes_down: int
+    seconds: dict[str, float | None]
+    metrics: dict[str, float | None]
+    ranks: dict[str, int]
+    peak_memory_bytes: int
+
+
+class ShownRound(TypedDict):
+    """One committed step; ``task`` is −1 where the untrained model was scored.
+
+    ``seconds`` is the server's time by phase, ``client_seconds`` the clients' own, summed.
+    ``accuracy`` is that of the state the step began with, where it was scored during a task.
+    """
+
+    step: int
+    kind: Literal["train", "evaluate"]
+    task: int
+    round: int
+    committed_at: str
+    loss: float | None
+    seconds: dict[str, float | None]
+    client_seconds: dict[str, float | None]
+    bytes_up: int
+    bytes_down: int
+    clients_ok: int
+    clients_failed: int
+    truncation_max: float | None
+    replayed: float | None
+    accuracy: float | None
+    replies: list[ShownReply]
+
+
+class ShownClient(TypedDict):
+    """A client over the whole run; ``ranks`` are those of the last round it trained in."""
+
+    client_id: str
+    rounds: int
+    num_examples: int
+    bytes_up: int
+    bytes_down: int
+    seconds: float | None
+    failures: int
+    failure_reasons: list[str]
+    acc: float | None
+    forgetting: float | None
+    peak_memory_bytes: int
+    ranks: dict[str, int]
+
+
+class Spread(TypedDict):
+    """How evenly the final accuracy is spread over clients, each counted once."""
+
+    mean: float | None
+    worst_decile: float | None
+
+
+class ShownEvent(TypedDict):
+    """Something that happened to a run."""
+
+    at: str
+    kind: str
+    message: str
+    data: dict[str, Any]
+
+
+class Show(Metrics):
+    """``perennial show``.
+
+    ``accuracy_matrix`` has T+1 rows, row 0 is the untrained model.  ``average_accuracy`` has an
+    entry per task learnt, ``forgetting_per_task`` one per task but the last.
+    """
+
+    schema_version: int
+    run_id: str
+    name: str
+    status: str
+    reason: str
+    config_digest: str
+    code_version: str
+    seed: int | None
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    duration_seconds: float | None
+    tasks: list[str]
+    tasks_learnt: int
+    accuracy_matrix: list[list[float | None]]
+    average_accuracy: list[float | None]
+    forgetting_per_task: list[float | None]
+    acc_over_clients: Spread
+    bytes_up: int
+    bytes_down: int
+    rounds: list[ShownRound]
+    clients: list[ShownClient]
+    events: list[ShownEvent]
+    adapter_path: str | None
+    report_path: str | None
+    checkpoint: str | None
+    config: dict[str, Any]
+    environment: dict[str, str]
+
+
+class ComparedRun(TypedDict):
+    """A column of a comparison."""
+
+    run_id: str
+    name: str
+    status: str
+    config_digest: str
+
+
+class ComparedResult(TypedDict):
+    """A result, one value per run."""
+
+    metric: str
+    values: list[float | None]
+
+
+class ComparedSetting(TypedDict):
+    """A setting in which the runs differ, one value per run, null where a run has no such key."""
+
+    key: str
+    values: list[Any]
+
+
+class Comparison(TypedDict):
+    """``perennial compare``."""
+
+    schema_version: int
+    runs: list[ComparedRun]
+    results: list[ComparedResult]
+    config: list[ComparedSetting]
