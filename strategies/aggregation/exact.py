@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Annotated, ClassVar
 
@@ -49,12 +48,9 @@ class Exact:
                     stacks[group] = _Stack(_require(current, group), self.buffer_rank)
                 stacks[group].add(contribution, group)
         tensors, truncation = dict(current) | dense.apply_to(current), dict[GroupName, float]()
-        # Groups are independent and LAPACK lets go of the interpreter, so threads change no bit.
-        with ThreadPoolExecutor() as pool:
-            closed = pool.map(_Stack.close, stacks.values())
-            for group, (factors, error) in zip(stacks, closed, strict=True):
-                truncation[group] = error
-                tensors |= zip(keys_of(group), factors, strict=True)
+        for group, stack in stacks.items():
+            factors, truncation[group] = stack.close()
+            tensors |= zip(keys_of(group), factors, strict=True)
         return Aggregated(tensors=tensors, state=state, truncation=truncation)
 
 
