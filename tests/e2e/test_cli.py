@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.store import open_store
+from orchestrator.store.base import RunStatus
 from tests.conftest import REPOSITORY, TINY
 
 pytestmark = pytest.mark.e2e
@@ -38,6 +40,7 @@ def perennial(tmp_path):
         return subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=300, **kwargs)
 
     run.folder = folder
+    run.store = lambda: open_store(f"sqlite:///{tmp_path / 'home' / 'perennial.db'}")
     return run
 
 
@@ -148,22 +151,22 @@ def test_ray_gives_the_same_bits_as_one_process(perennial, run_file):
 
 @pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_resume_ends_with_the_same_bits(perennial, run_file):
-    changes = ("--set", "federation.transport=ray", "--set", "learning.rounds_per_task=6")
+    changes = ("--set", "federation.transport=ray", "--set", "learning.rounds_per_task=15")
     whole = perennial("run", "tiny.toml", *changes, "--set", "federation.transport=in-process")
     assert whole.returncode == 0
     expected = json.loads(perennial("show", "latest", "--format", "json").stdout)["checkpoint"]
     process = perennial("run", "tiny.toml", *changes, start=True)
-    deadline = time.monotonic() + 120
+    store, deadline = perennial.store(), time.monotonic() + 120
     while time.monotonic() < deadline:
-        newest = json.loads(perennial("runs", "--format", "json").stdout)["runs"][0]
-        if newest["status"] == "running" and (newest["rounds"] or 0) >= 2:
+        newest = store.list_runs(limit=1)[0]
+        if newest.status is RunStatus.RUNNING and newest.progress.get("rounds", 0) >= 2:
             break
-        time.sleep(0.2)
+        time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
-    assert f"perennial resume {newest['run_id']}" in output
-    resumed = perennial("resume", newest["run_id"])
+    assert f"perennial resume {newest.run_id}" in output
+    resumed = perennial("resume", newest.run_id)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    shown = json.loads(perennial("show", newest["run_id"], "--format", "json").stdout)
+    shown = json.loads(perennial("show", newest.run_id, "--format", "json").stdout)
     assert shown["checkpoint"] == expected
