@@ -93,8 +93,7 @@ class LocalTrainer:
     def answer(self, client_id: ClientId, message: bytes) -> bytes:
         """The reply to any message of ours; this client's faults come back as values."""
         if kind_of(message) == "recipe":
-            recipe, groups = decode_recipe(message)
-            return encode_profile(*self.describe(recipe, client_id, groups))
+            return self._introduce(client_id, message)
         start = time.monotonic()
         assignment, tensors = decode_assignment(message)
         try:
@@ -102,6 +101,20 @@ class LocalTrainer:
         except PerennialError as error:
             log.warning("%s cannot do %s: %s", client_id, assignment.assignment_id, error)
             return encode_result(_failed(assignment, FailureReason.CRASHED, str(error)))
+
+    def _introduce(self, client_id: ClientId, message: bytes) -> bytes:
+        recipe, groups = decode_recipe(message)
+        try:
+            return encode_profile(*self.describe(recipe, client_id, groups))
+        except PerennialError as error:
+            log.warning("%s cannot describe itself: %s", client_id, error)
+            fault = ClientFailure(
+                assignment_id="",
+                client_id=client_id,
+                reason=FailureReason.CRASHED,
+                detail=str(error),
+            )
+            return encode_result(fault)
 
     def describe(
         self, recipe_json: str, client_id: ClientId, groups: Sequence[GroupName]

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 from orchestrator.planner import Federation, Order, agree
 from orchestrator.transport import OnWait, failure, late, to_reply
-from strategies.errors import TransportError, WireError
+from strategies.errors import PerennialError, TransportError, WireError
 from strategies.types import (
     ClientId,
     ClientProfile,
@@ -53,16 +53,17 @@ class FlowerTransport:
         pending = {self._push(node, request, MessageType.QUERY, deadline): node for node in nodes}
         faults = list[str]()
         for message_id, reply in self._replies(set(pending), deadline, on_wait):
-            if isinstance(reply, str):
-                faults.append(reply)
+            try:
+                profile = _profile(reply)
+            except PerennialError as error:
+                faults.append(str(error))
                 continue
-            profile, _ = decode_profile(reply)
             profiles.append(profile)
             self._nodes[profile.client_id] = pending[message_id]
         if len(profiles) < self.num_clients:
             raise TransportError(
-                f"{len(profiles)} of {self.num_clients} clients answered within "
-                f"{timeout_seconds:g} s"
+                f"{len(profiles)} of {self.num_clients} clients could take part "
+                f"({timeout_seconds:g} s were allowed)"
                 + "".join(f"\n  - {fault}" for fault in dict.fromkeys(faults))
             )
         return agree(profiles)
@@ -147,6 +148,12 @@ def _content(message: Message) -> bytes | str:
         return from_record(message.content)
     except WireError as error:
         return str(error)
+
+
+def _profile(reply: bytes | str) -> ClientProfile:
+    if isinstance(reply, str):
+        raise TransportError(reply)
+    return decode_profile(reply)[0]
 
 
 def _reply(order: Order, bytes_down: int, answer: bytes | str, seconds: float) -> Reply:

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from strategies.errors import WireError
+from strategies.errors import TransportError, WireError
 from strategies.types import (
     Array,
     Assignment,
@@ -118,7 +118,9 @@ def encode_profile(profile: ClientProfile, base_values: Tensors) -> bytes:
 
 
 def decode_profile(message: bytes) -> tuple[ClientProfile, Tensors]:
-    """Raises: WireError if ``message`` is not a profile."""
+    """Raises: WireError if ``message`` is no profile, TransportError if it says why not."""
+    if kind_of(message) == "failure":
+        raise TransportError(_validated(ClientFailure, _unpack(message, "failure")[0]).detail)
     header, tensors = _unpack(message, "profile")
     return _validated(ClientProfile, header), tensors
 

@@ -49,6 +49,7 @@ def print_outcome(shown: Shown, *, log_path: Path) -> None:
     """The last words of ``perennial run``."""
     out = console()
     if shown["accuracy_matrix"] and shown["tasks"]:
+        out.print("accuracy on each task, after learning each task", highlight=False)
         out.print(_matrix(shown))
         out.print(_headline(shown))
     style = {"completed": "green", "failed": "red"}.get(shown["status"], "yellow")
@@ -68,6 +69,7 @@ def print_run(out: Console, shown: Shown) -> None:
     """``perennial show``."""
     out.print(f"[bold]{escape(shown['name'])}[/] {shown['run_id']} · {shown['status']}")
     if shown["accuracy_matrix"] and shown["tasks"]:
+        out.print("accuracy on each task, after learning each task", highlight=False)
         out.print(_matrix(shown))
         out.print(_headline(shown))
     table = Table("client", "examples", "up", "down", "seconds", "failures", box=None)
@@ -176,9 +178,7 @@ def _cell(metric: str, value: float | None) -> str:
 def _matrix(shown: Shown) -> Table:
     """Columns are numbered where the tasks' names would not fit side by side."""
     tasks = [escape(task) for task in shown["tasks"]]
-    table = Table(
-        title="accuracy on each task, after learning each task", title_justify="left", box=None
-    )
+    table = Table(box=None)
     table.add_column("after", no_wrap=True)
     for index, task in enumerate(tasks, start=1):
         table.add_column(task if len(tasks) <= _NAMED_COLUMNS else str(index), justify="right")
