@@ -12,9 +12,10 @@ from orchestrator.config import RunConfig
 from orchestrator.engine import Engine
 from orchestrator.home import Home
 from orchestrator.report import render_report
-from orchestrator.store.base import RunStatus, RunStore
+from orchestrator.store.base import RunRecord, RunStatus, RunStore
 from orchestrator.summary import show
 from orchestrator.transport import Transport
+from strategies.errors import ConfigError, Fault
 
 _REPORTED_PACKAGES: Final = (
     "torch", "transformers", "peft", "flwr", "ray", "numpy", "scipy", "safetensors",
@@ -35,6 +36,28 @@ def submit(config: RunConfig, home: Home) -> str:
         },
     )
     return record.run_id
+
+
+def reclaim(run_id: str, store: RunStore) -> RunRecord:
+    """The run, ready to be continued: interrupted, or left behind by an orchestrator that is gone.
+
+    Raises: ConfigError if it has ended or somebody still holds its lease.
+    """
+    record = store.get_run(run_id)
+    under_way = (RunStatus.RUNNING, RunStatus.STOPPING)
+    expires = record.lease_expires_at
+    if record.status in under_way and (expires is None or expires < datetime.now(UTC)):
+        reason = "its orchestrator is gone"
+        return store.transition(
+            record.run_id, RunStatus.INTERRUPTED, expected=under_way, reason=reason
+        )
+    if record.status is RunStatus.INTERRUPTED:
+        return record
+    found = f"a {record.status} run"
+    if record.status in under_way and expires:
+        found += f" whose lease lasts until {expires:%H:%M:%S} UTC"
+    expected = "an interrupted run; see `perennial runs`"
+    raise ConfigError("resume", [Fault(record.run_id, found, expected)])
 
 
 def conduct(run_id: str, config: RunConfig, transport: Transport, home: Home) -> RunStatus:

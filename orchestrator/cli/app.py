@@ -16,7 +16,7 @@ from rich.console import Console
 
 from orchestrator.cli import output
 from orchestrator.cli.live import LiveView
-from orchestrator.conduct import submit, write_report
+from orchestrator.conduct import reclaim, submit, write_report
 from orchestrator.config import RunConfig, config_schema, load_config, parse_config
 from orchestrator.doctor import examine
 from orchestrator.examples import NAMES, example_text
@@ -87,10 +87,7 @@ def run(path: RunFile, overrides: Overrides = None) -> None:
 def resume(run_id: RunId) -> None:
     """Continue an interrupted run from its last committed round."""
     home = Home.from_environment()
-    record = home.store().get_run(run_id)
-    if record.status is not RunStatus.INTERRUPTED:
-        expected = "an interrupted run; see `perennial runs`"
-        raise ConfigError("resume", [Fault(record.run_id, f"a {record.status} run", expected)])
+    record = reclaim(run_id, home.store())
     config = parse_config(record.config, source=f"run {record.run_id}")
     _carry_out(record.run_id, config, home)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import numpy as np
 import pytest
 
 from orchestrator.checkpoint import load_state
-from orchestrator.conduct import conduct, submit
+from orchestrator.conduct import conduct, reclaim, submit
 from orchestrator.launch import run_in_process
 from orchestrator.store.base import RunStatus
 from orchestrator.summary import show
+from strategies.errors import ConfigError
 from strategies.types import client_ids
 from tests.conftest import tiny_config
 
@@ -112,6 +115,20 @@ def test_a_run_stopped_after_any_step_resumes_to_the_same_bits(home, run_here, s
     assert len(store.rounds(run_id)) <= stop_after + 2
     assert run_in_process(run_id, config, home, on_progress=lambda: None) is RunStatus.COMPLETED
     assert_same_bits(home, whole, run_id)
+
+
+def test_a_run_whose_orchestrator_was_killed_is_continued_once_its_lease_is_over(home):
+    run_id, store = submit(tiny_config(), home), home.store()
+    store.transition(run_id, RunStatus.RUNNING, expected=[RunStatus.CREATED], reason="started")
+    store.renew_lease(run_id, "dead", timedelta(seconds=60))
+    with pytest.raises(ConfigError, match="whose lease lasts until"):
+        reclaim(run_id, store)
+    store.renew_lease(run_id, "dead", timedelta(seconds=-1))
+    assert reclaim(run_id, store).status is RunStatus.INTERRUPTED
+    done = run_in_process(run_id, tiny_config(), home, on_progress=lambda: None)
+    assert done is RunStatus.COMPLETED
+    with pytest.raises(ConfigError, match="a completed run, expected an interrupted"):
+        reclaim(run_id, store)
 
 
 def test_joint_training_fills_the_first_and_last_row_only(home, run_here):
