@@ -34,8 +34,14 @@ def perennial(tmp_path):
         command = [sys.executable, "-c", "from orchestrator.cli import main; main()", *arguments]
         kwargs = {"cwd": folder, "env": environment, "text": True, "stdout": subprocess.PIPE}
         if start:
+            # As from a terminal: whoever runs the tests in the background has SIGINT ignored, and
+            # what is ignored stays so in child processes.
             return subprocess.Popen(
-                command, stderr=subprocess.STDOUT, start_new_session=True, **kwargs
+                command,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                **kwargs,
             )
         return subprocess.run(command, stderr=subprocess.PIPE, check=False, timeout=300, **kwargs)
 
