@@ -18,7 +18,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from strategies.errors import ModelError
-from strategies.lora import alpha_of
+from strategies.lora import alpha_of, keys_of
 from strategies.recipe import SharedRecipe
 from strategies.types import (
     LORA_A,
@@ -80,6 +80,7 @@ def write_adapter(  # noqa: PLR0913 - what an adapter is made of, all by name
     """
     specs = {group.name: group for group in description.groups}
     dense = {key.group for key in tensors if key.part not in (LORA_A, LORA_B)}
+    tensors = _with_an_adapter(tensors, specs, dense)
     # A dense module is saved whole: parts that did not move keep their base values.
     weights = _factors(tensors) | _dense(dense, specs, tensors, base_values)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -102,6 +103,18 @@ def write_adapter(  # noqa: PLR0913 - what an adapter is made of, all by name
     (temporary / "README.md").write_text(card, encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
+
+
+def _with_an_adapter(
+    tensors: Tensors, specs: Mapping[GroupName, GroupSpec], dense: set[GroupName]
+) -> Tensors:
+    """``tensors``, with a rank-1 adapter of zeros if there is none: peft loads no folder without."""
+    free = [spec for spec in specs.values() if spec.linear and spec.name not in dense]
+    if not free or any(key.part == LORA_A for key in tensors):
+        return tensors
+    d_out, d_in = free[0].linear or (0, 0)
+    zeros = np.zeros((1, d_in), np.float32), np.zeros((d_out, 1), np.float32)
+    return {**tensors, **dict(zip(keys_of(free[0].name), zeros, strict=True))}
 
 
 def _factors(tensors: Tensors) -> dict[str, Array]:

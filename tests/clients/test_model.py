@@ -341,6 +341,16 @@ def test_an_adapter_of_norms_and_head_alone_is_published_too(tmp_path):
         assert (loaded(**inputs).logits - logits(model, inputs)).abs().max() <= 1e-5
 
 
+def test_a_head_alone_is_published_too(tmp_path):
+    model, inputs = AdaptedModel(base_of("bert-mean")), inputs_of("bert-mean")
+    state = {key: value for key, value in a_state(model.base).items() if key.group == HEAD}
+    model.apply(state, 1.0)
+    publish(tmp_path / "a", model, state, 1.0)
+    loaded = PeftModel.from_pretrained(load_base(tmp_path / "a"), str(tmp_path / "a")).eval()
+    with torch.no_grad():
+        assert (loaded(**inputs).logits - logits(model, inputs)).abs().max() <= 1e-6
+
+
 def test_a_folder_that_is_no_adapter_says_so(tmp_path):
     with pytest.raises(ModelError, match="no adapter folder of perennial"):
         load_base(tmp_path)
