@@ -108,7 +108,7 @@ def write_adapter(  # noqa: PLR0913 - what an adapter is made of, all by name
 def _with_an_adapter(
     tensors: Tensors, specs: Mapping[GroupName, GroupSpec], dense: set[GroupName]
 ) -> Tensors:
-    """``tensors``, with a rank-1 adapter of zeros if there is none: peft loads no folder without."""
+    """``tensors``, with a rank-1 adapter of zeros if there is none: peft needs at least one."""
     free = [spec for spec in specs.values() if spec.linear and spec.name not in dense]
     if not free or any(key.part == LORA_A for key in tensors):
         return tensors
