@@ -33,7 +33,8 @@ def measure(overrides: list[str], warm_up_rounds: int) -> dict[str, object]:
     status = Simulation.start(run_id, home).watch(lambda: None)
     rounds = [r for r in home.store().rounds(run_id) if r.kind == "train"][warm_up_rounds:]
     cores = len(os.sched_getaffinity(0))
-    walls = [sum(r.seconds.values()) for r in rounds]
+    phases = ("exchange", "aggregate", "checkpoint")
+    walls = [sum(r.seconds[phase] for phase in phases) for r in rounds]
     return {
         "run_id": run_id,
         "status": str(status),

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from strategies.errors import DataError
 from strategies.protocols import ReplayMemory
-from strategies.types import ClientId
+from strategies.types import Array, ClientId, ParamKey, Tensors
 
 log = logging.getLogger(__name__)
 
 _KEPT_VERSIONS: Final = 3
+_TENSORS: Final = ("personal", "residuals")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +28,15 @@ class ClientState:
     """What a client carries from round to round.
 
     ``offered`` are the ids of the current task that the memory has been offered already.
+    ``personal`` are parts of the model that are this client's own; ``residuals`` what compression
+    has kept back so far, as factors (of B·A, not of the change) or dense tensors.
     """
 
     memory: ReplayMemory
     task_index: int = -1
     offered: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    personal: Tensors = field(default_factory=dict)
+    residuals: Tensors = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class ClientStateStore:
 
     def save(self, run_id: str, client_id: ClientId, step: int, state: ClientState) -> None:
         """Write atomically, forget versions this one replaces and all but the last few."""
-        path = self._folder(run_id, client_id) / f"step-{step:08d}.npz"
+        path = self.folder_of(run_id, client_id) / f"step-{step:08d}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         with temporary.open("wb") as file:
@@ -73,19 +78,28 @@ class ClientStateStore:
             if old not in kept:
                 old.unlink(missing_ok=True)
 
-    def _folder(self, run_id: str, client_id: ClientId) -> Path:
+    def folder_of(self, run_id: str, client_id: ClientId) -> Path:
+        """Where everything of one client in one run lies."""
         return self.folder / run_id / client_id
 
     def _versions(self, run_id: str, client_id: ClientId) -> Iterator[tuple[int, Path]]:
         """Step and file, oldest first."""
-        for path in sorted(self._folder(run_id, client_id).glob("step-*.npz")):
+        for path in sorted(self.folder_of(run_id, client_id).glob("step-*.npz")):
             yield int(path.stem.removeprefix("step-")), path
 
 
-def _arrays(state: ClientState) -> dict[str, NDArray[np.int64]]:
+def _arrays(state: ClientState) -> dict[str, Array]:
     memory = state.memory
     numbers = np.array([memory.capacity, memory.num_offered, state.task_index], dtype=np.int64)
-    return {"numbers": numbers, "ids": memory.ids, "tasks": memory.tasks, "offered": state.offered}
+    arrays = {
+        "numbers": numbers,
+        "ids": memory.ids,
+        "tasks": memory.tasks,
+        "offered": state.offered,
+    }
+    for name in _TENSORS:
+        arrays |= {f"{name}/{key.text}": value for key, value in getattr(state, name).items()}
+    return arrays
 
 
 def _read(path: Path) -> ClientState:
@@ -94,4 +108,14 @@ def _read(path: Path) -> ClientState:
         memory = ReplayMemory(
             capacity=capacity, ids=arrays["ids"], tasks=arrays["tasks"], num_offered=num_offered
         )
-        return ClientState(memory=memory, task_index=task_index, offered=arrays["offered"])
+        tensors = {
+            name: {
+                ParamKey.parse(entry.removeprefix(f"{name}/")): arrays[entry]
+                for entry in arrays.files
+                if entry.startswith(f"{name}/")
+            }
+            for name in _TENSORS
+        }
+        return ClientState(
+            memory=memory, task_index=task_index, offered=arrays["offered"], **tensors
+        )

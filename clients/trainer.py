@@ -20,23 +20,30 @@ from numpy.typing import NDArray
 from clients import profile as device
 from clients.data import Dataset, Shard, open_dataset
 from clients.evaluation import evaluate
+from clients.feedback import Feedback
 from clients.methods.base import ClientMethod
 from clients.model import AdaptedModel, Base, build_base
+from clients.probing import ProbeRun, measure
+from clients.received import MissingTensorsError, ReceivedTensors
+from clients.reports import Sensitivity, component_norms
 from clients.state_store import ClientState, ClientStateStore
 from clients.training import LocalRun, train
-from strategies.catalog import CLIENT_METHODS, REPLAY_POLICIES, build
+from strategies.catalog import CLIENT_METHODS, COMPRESSORS, REPLAY_POLICIES, build
 from strategies.errors import ConfigError, Fault, ModelError, PerennialError
-from strategies.protocols import ReplayMemory
+from strategies.protocols import Compressor, ReplayMemory
 from strategies.recipe import DataRecipe, SharedRecipe
 from strategies.rng import rng_for
 from strategies.types import (
     HEAD,
+    Array,
     Assignment,
     ClientFailure,
     ClientId,
     ClientProfile,
     FailureReason,
     GroupName,
+    ParamKey,
+    Probe,
     Score,
     StrategyChoice,
     Tensors,
@@ -132,13 +139,14 @@ class LocalTrainer:
             num_train=shard.num_train,
             num_test=shard.num_test,
             model=shop.base.description,
+            tokens_per_example=_tokens_per_example(shop, shard),
         )
         return profile, shop.model.base_values(groups)
 
     def run(
         self, assignment: Assignment, tensors: Tensors, client_id: ClientId, *, since: float
     ) -> Update | ClientFailure:
-        """Evaluate the incoming state, then train on it, as far as either is asked for."""
+        """Evaluate the incoming state, probe it or train on it, as far as each is asked for."""
         shop = self._workshop(assignment.recipe)
         if assignment.client_id != client_id:
             detail = f"assignment for {assignment.client_id} reached {client_id}"
@@ -147,56 +155,92 @@ class LocalTrainer:
             here = shop.base.description.base_digest
             detail = f"planned for base {assignment.base_digest[:12]}, here is {here[:12]}"
             return _failed(assignment, FailureReason.WRONG_BASE, detail)
-        clock = _Clock(since)
-        shop.model.apply(tensors, assignment.scale)
+        clock, state = _Clock(since), self._load(assignment)
+        try:
+            model = self._assemble(shop, assignment, tensors)
+        except MissingTensorsError as error:
+            return _failed(assignment, FailureReason.MISSING_TENSORS, str(error))
+        model |= _own(assignment, state)
+        shop.model.apply(model, assignment.scale)
         clock.lap("load")
         shard, scores = _shard(shop, client_id), tuple[Score, ...]()
         if assignment.evaluation:
             scores = evaluate(shop.model, shop.dataset, shard, assignment.evaluation, shop.recipe)
             clock.lap("evaluate")
+        update = _update(assignment, scores, clock)
+        if assignment.probe:
+            return _probed(shop, shard, assignment, assignment.probe, update, clock)
         if not assignment.work:
-            return _update(assignment, scores, clock)
-        run = self._local_run(shop, shard, assignment, assignment.work)
+            return update
+        run = _local_run(shop, shard, assignment, assignment.work, state)
         if not len(run.new_ids):
             detail = f"no training examples of tasks {assignment.work.tasks}"
             return _failed(assignment, FailureReason.NO_EXAMPLES, detail)
-        sent = shop.model.read(run.trainable)
-        loss = train(run, [_method(choice) for choice in assignment.work.methods])
+        return self._trained(assignment, run, model, update, clock)
+
+    def _trained(
+        self,
+        assignment: Assignment,
+        run: LocalRun,
+        model: Tensors,
+        update: Update,
+        clock: _Clock,
+    ) -> Update:
+        """Train, keep what is the client's own and make the rest an update."""
+        reports, sent = run.work.reports, run.model.read(run.trainable)
+        recorder = [Sensitivity()] if "sensitivity" in reports else []
+        methods = [_method(choice) for choice in run.work.methods]
+        loss = train(run, [*methods, *recorder])
         clock.lap("train")
-        trained = shop.model.read(run.trainable)
-        self._states().save(assignment.run_id, client_id, assignment.step_index, run.state)
+        trained, counts = run.model.read(run.trainable), _counts(assignment, run)
+        sketches = recorder[0].sketches() if recorder else {}
+        if "component-norms" in reports:
+            sketches |= component_norms(dict(model) | sent, trained)
+        own = {key for key in trained if key.part in assignment.kept.get(key.group, ())}
+        feedback = Feedback(
+            chain=_compressors(run.work),
+            sent=dict(model) | sent,
+            counts=counts,
+            residuals=dict(run.state.residuals),
+        )
+        delta = feedback.apply({k: trained[k] - sent[k] for k in trained if k not in own})
+        clock.lap("compress")
+        personal = {**run.state.personal, **{key: trained[key] for key in own}}
+        self._states().save(
+            assignment.run_id,
+            assignment.client_id,
+            assignment.step_index,
+            replace(run.state, personal=personal, residuals=feedback.residuals),
+        )
         clock.lap("save")
         return replace(
-            _update(assignment, scores, clock),
-            delta={key: trained[key] - sent[key] for key in trained},
-            num_examples=_counts(assignment, run),
+            update,
+            delta=delta,
+            num_examples=counts,
             statistics=_drift(sent, trained),
+            sketches=sketches,
             metrics=_metrics(run, loss),
+            seconds=clock.seconds(),
+            peak_memory_bytes=device.peak_memory_bytes(),
         )
 
-    def _local_run(
-        self, shop: _Workshop, shard: Shard, assignment: Assignment, work: Work
-    ) -> LocalRun:
+    def _assemble(
+        self, shop: _Workshop, assignment: Assignment, tensors: Tensors
+    ) -> dict[ParamKey, Array]:
+        """The state the server means; it is kept for messages that will leave parts of it out."""
+        states = self._states()
+        received = ReceivedTensors(states.folder_of(assignment.run_id, assignment.client_id))
+        groups = {group.name: group for group in shop.base.description.groups}
+        model = received.assemble(assignment, tensors, seed=shop.recipe.seed, groups=groups)
+        received.keep(assignment.step_index, model)
+        return model
+
+    def _load(self, assignment: Assignment) -> ClientState:
         stored = self._states().load(
             assignment.run_id, assignment.client_id, before_step=assignment.step_index
         )
-        ids = np.concatenate([shard.train_ids(task) for task in work.tasks])
-        # torch's own stream feeds dropout only; it too belongs to this client and round alone.
-        torch.manual_seed(assignment.seed)
-        return LocalRun(
-            task_index=assignment.task_index,
-            work=work,
-            recipe=shop.recipe.model,
-            dataset=shop.dataset,
-            model=shop.model,
-            trainable=shop.model.trainable(assignment.groups),
-            new_ids=ids,
-            allowed=_allowed(shop, shard, assignment),
-            policy=build(REPLAY_POLICIES, work.replay.policy, key="replay.policy"),
-            state=stored or ClientState(memory=ReplayMemory.empty(work.replay.capacity)),
-            rng=rng_for(assignment.seed, "batches"),
-            memory_rng=rng_for(assignment.seed, "memory"),
-        )
+        capacity = assignment.work.replay.capacity if assignment.work else 0
+        return stored or ClientState(memory=ReplayMemory.empty(capacity))
 
     def _states(self) -> ClientStateStore:
         return ClientStateStore(self.settings.state_folder)
@@ -206,6 +250,78 @@ class LocalTrainer:
             self._workshops.clear()  # one model in memory, not one per run served
             self._workshops[recipe_json] = _open(recipe_json, self.settings)
         return self._workshops[recipe_json]
+
+
+def _local_run(
+    shop: _Workshop, shard: Shard, assignment: Assignment, work: Work, state: ClientState
+) -> LocalRun:
+    # torch's own stream feeds dropout only; it too belongs to this client and round alone.
+    torch.manual_seed(assignment.seed)
+    return LocalRun(
+        task_index=assignment.task_index,
+        work=work,
+        recipe=shop.recipe.model,
+        dataset=shop.dataset,
+        model=shop.model,
+        trainable=shop.model.trainable(assignment.groups),
+        new_ids=np.concatenate([shard.train_ids(task) for task in work.tasks]),
+        allowed=_allowed(shop, shard, work.tasks),
+        policy=build(REPLAY_POLICIES, work.replay.policy, key="replay.policy"),
+        state=state,
+        rng=rng_for(assignment.seed, "batches"),
+        memory_rng=rng_for(assignment.seed, "memory"),
+        kept=assignment.kept,
+    )
+
+
+def _probed(
+    shop: _Workshop,
+    shard: Shard,
+    assignment: Assignment,
+    probe: Probe,
+    update: Update,
+    clock: _Clock,
+) -> Update | ClientFailure:
+    """Measure on batches drawn for this probe alone."""
+    ids = np.concatenate([shard.train_ids(task) for task in probe.tasks])
+    if not len(ids):
+        detail = f"no training examples of tasks {probe.tasks}"
+        return _failed(assignment, FailureReason.NO_EXAMPLES, detail)
+    drawn = rng_for(assignment.seed, "probe").permutation(ids)[: probe.batches * probe.batch_size]
+    split = shop.dataset.train
+    batches = [
+        {name: torch.from_numpy(array) for name, array in split.collate(chunk).items()}
+        for chunk in split.bucketed(drawn, probe.batch_size)
+    ]
+    run = ProbeRun(
+        probe=probe,
+        model=shop.model,
+        trainable=shop.model.trainable(assignment.groups),
+        batches=batches,
+        allowed=_allowed(shop, shard, probe.tasks),
+    )
+    statistics, sketches = measure(run)
+    clock.lap("probe")
+    return replace(
+        update,
+        statistics=statistics,
+        sketches=sketches,
+        seconds=clock.seconds(),
+        peak_memory_bytes=device.peak_memory_bytes(),
+    )
+
+
+def _own(assignment: Assignment, state: ClientState) -> dict[ParamKey, Array]:
+    """What the client uses instead of what it was sent."""
+    return {
+        key: value
+        for key, value in state.personal.items()
+        if key.part in assignment.kept.get(key.group, ())
+    }
+
+
+def _compressors(work: Work) -> list[Compressor]:
+    return [build(COMPRESSORS, choice, key="compression") for choice in work.compression]
 
 
 @dataclass(slots=True)
@@ -251,6 +367,16 @@ def _shard(shop: _Workshop, client_id: ClientId) -> Shard:
     return shop.dataset.shard(ids.index(client_id))
 
 
+def _tokens_per_example(shop: _Workshop, shard: Shard) -> float:
+    """Mean length of the client's training examples; for images, their patches and one more."""
+    config, ids = shop.base.module.config, np.concatenate([*shard.train, np.zeros(0, np.int64)])
+    side, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    if isinstance(side, int) and isinstance(patch, int):
+        return float((side // patch) ** 2 + 1)
+    lengths = shop.dataset.train.lengths[ids.astype(np.int64)]
+    return float(lengths.mean()) if len(lengths) else 1.0
+
+
 def _method(choice: StrategyChoice) -> ClientMethod:
     """The method behind a catalog name.
 
@@ -264,10 +390,9 @@ def _method(choice: StrategyChoice) -> ClientMethod:
     return build({choice.name: method}, choice, key="learning.methods")
 
 
-def _allowed(shop: _Workshop, shard: Shard, assignment: Assignment) -> torch.Tensor:
+def _allowed(shop: _Workshop, shard: Shard, tasks: Sequence[int]) -> torch.Tensor:
     """Classes the client has held so far, (C,); a row it never saw is not pushed down."""
     allowed = torch.zeros(len(shop.dataset.label_names), dtype=torch.bool)
-    tasks = assignment.work.tasks if assignment.work else ()
     allowed[torch.from_numpy(shard.classes_seen(range(max(tasks, default=-1) + 1)))] = True
     return allowed
 
@@ -302,6 +427,7 @@ def _metrics(run: LocalRun, loss: float) -> dict[str, float]:
         "steps": float(run.work.steps),
         "replayed": float(run.num_replayed),
         "memory": float(len(run.state.memory.ids)),
+        "step_memory_bytes": float(run.step_memory_bytes),
     }
     return metrics | ({"loss": loss} if run.work.steps else {})
 

@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clients.memory import saved_for_backward
 from clients.model import AdaptedModel, example_losses
 from clients.state_store import ClientState
 from strategies.protocols import ExampleIds, ReplayPolicy
 from strategies.recipe import ModelRecipe
 from strategies.rng import Rng
-from strategies.types import HEAD, Optimization, ParamKey, Work
+from strategies.types import HEAD, GroupName, Optimization, ParamKey, Work
 
 if TYPE_CHECKING:
     from clients.data import Dataset
@@ -44,8 +45,8 @@ class LocalRun:
     """One client's local training, as its methods see it.
 
     ``new_ids`` are the client's examples of the tasks at hand; ``allowed (C,)`` marks the classes
-    it has ever held, the only ones its loss may push.  Methods may change ``state`` and
-    ``num_replayed``.
+    it has ever held, the only ones its loss may push; ``kept`` are parts that are the client's own;
+    ``step`` counts the steps of this round.  Methods may change ``state`` and ``num_replayed``.
     """
 
     task_index: int
@@ -60,7 +61,10 @@ class LocalRun:
     state: ClientState
     rng: Rng
     memory_rng: Rng
+    kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
+    step: int = 0
     num_replayed: int = 0
+    step_memory_bytes: int = 0  # activations, gradients and moments of the first step
     used: set[int] = field(default_factory=set)  # new examples trained on so far
 
     def tensors_of(self, ids: ExampleIds) -> dict[str, Tensor]:
@@ -108,6 +112,7 @@ def _steps(run: LocalRun, methods: Sequence[ClientMethod], ids: ExampleIds) -> l
     base_rates = [group["lr"] for group in optimizer.param_groups]
     run.model.module.train()
     for step, new in enumerate(_batches(ids, run.dataset.train.lengths, work, run.rng)):
+        run.step = step
         factor = rate_factor(work.optimization, (work.first_step + step) / work.total_steps)
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * factor
@@ -127,7 +132,7 @@ def _one_step(
     for method in methods:
         draw = method.batch(run, draw)
     batch = Batch(draw, run.tensors_of(np.concatenate(draw)))
-    loss = example_losses(run.model, batch.inputs, run.allowed).mean()
+    loss = _loss(run, batch, parameters)
     for method in methods:
         loss = method.loss(run, batch, loss)
     optimizer.zero_grad(set_to_none=True)
@@ -140,6 +145,17 @@ def _one_step(
         method.after_step(run)
     run.used.update(draw.new.tolist())
     return loss.item()
+
+
+def _loss(run: LocalRun, batch: Batch, parameters: list[torch.nn.Parameter]) -> Tensor:
+    """The mean loss; the first time it also measures what its backward pass holds on to."""
+    if run.step_memory_bytes:
+        return example_losses(run.model, batch.inputs, run.allowed).mean()
+    with saved_for_backward(run.model.module.parameters()) as saved:
+        loss = example_losses(run.model, batch.inputs, run.allowed).mean()
+    copies = 3  # of a trained value: its gradient and AdamW's two moments
+    run.step_memory_bytes = saved.total + copies * sum(p.nbytes for p in parameters)
+    return loss
 
 
 def _optimizer(

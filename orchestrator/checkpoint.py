@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Final
+from dataclasses import asdict
+from typing import Any, Final
 
 import numpy as np
 from safetensors import SafetensorError
@@ -13,22 +14,24 @@ from safetensors.numpy import load, save
 from orchestrator.store.base import RunStore
 from orchestrator.store.blobs import BlobStore
 from strategies.errors import BlobError
-from strategies.types import Array, GlobalState, GroupName, ParamKey
+from strategies.types import Array, ClientId, GlobalState, Holding, ParamKey
 
-_VERSION: Final = 1
-_TENSOR, _AGGREGATOR, _SEPARATOR = "tensor", "aggregator", "|"
+_VERSION: Final = 2
+_TENSOR, _MEMORY, _EVIDENCE, _SEPARATOR = "tensor", "memory", "evidence", "|"
 
 
 def dump_state(state: GlobalState) -> bytes:
     """The same bytes for equal states, whatever the order of their mappings."""
-    named = {
-        f"{_TENSOR}{_SEPARATOR}{k.group}{_SEPARATOR}{k.part}": v for k, v in state.tensors.items()
-    }
-    named |= {f"{_AGGREGATOR}{_SEPARATOR}{k}": v for k, v in state.aggregator_state.items()}
+    named = {_joined(_TENSOR, key.text): value for key, value in state.tensors.items()}
+    for kind, memory in state.memories.items():
+        named |= {_joined(_MEMORY, kind, name): value for name, value in memory.items()}
+    for client, reported in state.evidence.items():
+        named |= {_joined(_EVIDENCE, client, key.text): value for key, value in reported.items()}
     header = {
         "version": _VERSION,
         "step_index": state.step_index,
-        "group_scores": dict(state.group_scores),
+        "changed": dict(state.changed),
+        "holdings": {client: asdict(held) for client, held in state.holdings.items()},
     }
     arrays = {name: np.asarray(named[name], order="C") for name in sorted(named)}
     return save(arrays, metadata={"perennial": json.dumps(header, sort_keys=True)})
@@ -44,20 +47,34 @@ def load_state(data: bytes) -> GlobalState:
         raise BlobError(f"{len(data)} bytes that are no checkpoint: {error}") from None
     if header["version"] != _VERSION:
         raise BlobError(f"checkpoint format {header['version']}, this program reads {_VERSION}")
-    tensors, aggregator = dict[ParamKey, Array](), dict[str, Array]()
+    tensors = dict[ParamKey, Array]()
+    memories = dict[str, dict[str, Array]]()
+    evidence = dict[ClientId, dict[ParamKey, Array]]()
     for name, array in arrays.items():
         kind, _, rest = name.partition(_SEPARATOR)
+        owner, _, last = rest.partition(_SEPARATOR)
         if kind == _TENSOR:
-            group, _, part = rest.rpartition(_SEPARATOR)
-            tensors[ParamKey(GroupName(group), part)] = array
+            tensors[ParamKey.parse(rest)] = array
+        elif kind == _MEMORY:
+            memories.setdefault(owner, {})[last] = array
         else:
-            aggregator[rest] = array
+            evidence.setdefault(ClientId(owner), {})[ParamKey.parse(last)] = array
     return GlobalState(
         step_index=header["step_index"],
         tensors=tensors,
-        aggregator_state=aggregator,
-        group_scores=header["group_scores"],
+        memories=memories,
+        evidence=evidence,
+        changed=header["changed"],
+        holdings={ClientId(c): _holding(held) for c, held in header["holdings"].items()},
     )
+
+
+def _joined(*parts: str) -> str:
+    return _SEPARATOR.join(parts)
+
+
+def _holding(plain: dict[str, Any]) -> Holding:
+    return Holding(step=plain["step"], ranks=plain["ranks"], own=tuple(plain["own"]))
 
 
 def restore(run_id: str, store: RunStore, blobs: BlobStore) -> tuple[GlobalState, str] | None:

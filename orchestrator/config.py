@@ -15,9 +15,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from orchestrator.links import Links
 from strategies.catalog import (
     AGGREGATORS,
     CLIENT_METHODS,
+    COMPRESSORS,
     LAYER_SELECTORS,
     RANK_ALLOCATORS,
     REPLAY_POLICIES,
@@ -25,7 +27,13 @@ from strategies.catalog import (
     nearest,
 )
 from strategies.errors import ConfigError, Fault
-from strategies.protocols import Aggregator, LayerSelector, RankAllocator, ReplayPolicy
+from strategies.protocols import (
+    Aggregator,
+    Compressor,
+    LayerSelector,
+    RankAllocator,
+    ReplayPolicy,
+)
 from strategies.recipe import (
     DataRecipe,
     ModelRecipe,
@@ -62,6 +70,10 @@ class Federation(Section):
     min_replies: Positive = 1
     """Usable replies a round needs."""
     round_timeout_seconds: PositiveFloat = 600.0
+    """How long the server itself waits for replies."""
+    deadline_seconds: PositiveFloat | None = None
+    """What a client's download, training and upload may take; plans are made to fit.  On simulated
+    links later answers are discarded."""
     transport: Literal["ray", "in-process"] = "ray"
     threads_per_client: Positive = 1
     """CPU threads of a local training; as many simulated clients run at once as fit the cores."""
@@ -127,6 +139,10 @@ class Strategies(Section):
     layer_selection: Choice = Choice(name="all")
     rank: Choice = Choice(name="fixed")
     aggregation: Choice = Choice(name="exact")
+    compression: tuple[Choice, ...] = ()
+    """Of updates, applied in order; what is lost is added to the client's next update."""
+    downlink: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
+    """Of the tensors clients are sent."""
 
     @model_validator(mode="before")
     @classmethod
@@ -167,6 +183,8 @@ class RunConfig(Section):
     replay: Replay = Replay()
     strategy: Strategies = Strategies()
     evaluation: EvaluationPlan = EvaluationPlan()
+    links: Links | None = None
+    """Simulated links; without them times are what they are."""
 
     def digest(self) -> str:
         """Names what the run computes; how and under which name it is run does not matter."""
@@ -207,6 +225,22 @@ class RunConfig(Section):
         """The configured aggregation."""
         return build(AGGREGATORS, self.strategy.aggregation.as_choice(), key="strategy.aggregation")
 
+    def uplink_choices(self) -> tuple[StrategyChoice, ...]:
+        """The compressors of updates, by name."""
+        return tuple(choice.as_choice() for choice in self.strategy.compression)
+
+    def downlink_choices(self) -> tuple[StrategyChoice, ...]:
+        """The compressors of what clients are sent, by name."""
+        name = self.strategy.downlink
+        return () if name == "fp32" else (StrategyChoice(name=name),)
+
+    def compressors(self) -> tuple[Compressor, ...]:
+        """The configured compression of updates."""
+        return tuple(
+            build(COMPRESSORS, choice, key=f"strategy.compression.{index}")
+            for index, choice in enumerate(self.uplink_choices())
+        )
+
     def replay_policy(self) -> ReplayPolicy:
         """The configured memory policy."""
         return build(REPLAY_POLICIES, self.replay.policy.as_choice(), key="replay.policy")
@@ -244,6 +278,8 @@ def parse_config(
         found += [_fault_of(item) for item in error.errors()]
         raise ConfigError(source, found) from None
     found += _check_strategies(config) + _check_together(config)
+    if not found:
+        found += _check_capabilities(config)
     if found:
         raise ConfigError(source, found)
     return config
@@ -323,6 +359,7 @@ def _check_strategies(config: RunConfig) -> list[Fault]:
         config.layer_selector,
         config.rank_allocator,
         config.aggregator,
+        config.compressors,
         config.replay_policy,
     ]
     faults = list[Fault]()
@@ -341,6 +378,47 @@ def _check_strategies(config: RunConfig) -> list[Fault]:
                 )
             )
     return faults
+
+
+def _check_capabilities(config: RunConfig) -> list[Fault]:
+    """Strategies that are fine by themselves and do not go together."""
+    ranks, merging = config.strategy.rank.name, config.strategy.aggregation.name
+    allocator, aggregator, faults = config.rank_allocator(), config.aggregator(), list[Fault]()
+    needs = aggregator.capabilities
+    if needs.needs_equal_rank and not allocator.same_for_all:
+        faults.append(
+            Fault(
+                "strategy.aggregation.name",
+                repr(merging),
+                f"an aggregation that takes unequal ranks, which strategy.rank = {ranks!r} gives",
+                f"aggregation {', '.join(_taking_unequal_ranks())}; or rank 'fixed'",
+            )
+        )
+    if needs.changes_base and getattr(allocator, "needs_spectrum", False):
+        faults.append(
+            Fault(
+                "strategy.aggregation.name",
+                repr(merging),
+                f"one that keeps its merged update in the factors; strategy.rank = {ranks!r} "
+                "reads their spectrum",
+                "aggregation 'exact'",
+            )
+        )
+    faults += [
+        Fault(
+            f"strategy.compression.{index}.name",
+            repr(config.strategy.compression[index].name),
+            "a compressor that keeps the shape of what it is given",
+            "put this one first",
+        )
+        for index, compressor in enumerate(config.compressors())
+        if index and not compressor.keeps_shape
+    ]
+    return faults
+
+
+def _taking_unequal_ranks() -> list[str]:
+    return sorted(n for n, a in AGGREGATORS.items() if not a.capabilities.needs_equal_rank)
 
 
 def _check_together(config: RunConfig) -> list[Fault]:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from orchestrator.checkpoint import dump_state, restore
 from orchestrator.config import RunConfig
-from orchestrator.planner import Federation, Plan, initial_state, plan_step, schedule
+from orchestrator.fleet import Fleet
+from orchestrator.planner import Federation, Plan, initial_state, plan_step
 from orchestrator.progress import Progress
 from orchestrator.publish import Publisher
 from orchestrator.rounds import Outcome, close_step
+from orchestrator.schedule import schedule
+from orchestrator.simulated import on_simulated_links
 from orchestrator.store.base import EventRecord, RoundRecord, RunStatus, RunStore
 from orchestrator.store.blobs import BlobStore
 from orchestrator.transport import Transport
@@ -69,10 +72,10 @@ class Engine:
             transport=self.transport,
             folder=self.folder / "adapters",
         )
-        while plan := plan_step(self.run_id, self.config, federation, state):
+        fleet = Fleet.of(self.store.rounds(self.run_id)[: state.step_index])
+        while plan := plan_step(self.run_id, self.config, federation, state, fleet):
             progress.planned(plan)
-            outcome = self._exchange(federation, state, plan, progress)
-            state = outcome.state
+            state = self._exchange(federation, state, plan, fleet, progress)
             if plan.step.kind == "evaluate":
                 self._after_task(publisher, state, plan, progress)
 
@@ -87,15 +90,21 @@ class Engine:
         return federation
 
     def _exchange(
-        self, federation: Federation, state: GlobalState, plan: Plan, progress: Progress
-    ) -> Outcome:
-        """One step, from the first message to the commit."""
+        self,
+        federation: Federation,
+        state: GlobalState,
+        plan: Plan,
+        fleet: Fleet,
+        progress: Progress,
+    ) -> GlobalState:
+        """One step, from the first message to the commit; the state after it."""
         start = time.monotonic()
         replies = self.transport.exchange(
             plan.orders,
-            timeout_seconds=self.config.federation.round_timeout_seconds,
+            timeout_seconds=_patience(self.config, plan),
             on_wait=progress.waiting,
         )
+        replies = on_simulated_links(replies, plan, self.config, federation, fleet.now)
         outcome = close_step(state, plan, replies, config=self.config, federation=federation)
         exchanged = time.monotonic() - start
         checkpoint = self.blobs.put(dump_state(outcome.state))
@@ -104,11 +113,14 @@ class Engine:
             "aggregate": outcome.aggregation_seconds,
             "checkpoint": time.monotonic() - start - exchanged,
         }
+        if self.config.links:
+            seconds["simulated"] = outcome.simulated_seconds
         record = _record(plan, outcome, checkpoint, seconds)
         if not self.store.commit_round(self.run_id, record):
             raise RunInterrupted(f"another orchestrator committed step {plan.step_index} first")
+        fleet.observe(record)
         progress.committed(record)
-        return outcome
+        return outcome.state
 
     def _after_task(
         self, publisher: Publisher, state: GlobalState, plan: Plan, progress: Progress
@@ -128,6 +140,14 @@ class Engine:
         alive = (RunStatus.RUNNING, RunStatus.STOPPING)
         self.store.transition(self.run_id, status, expected=alive, reason=reason)
         return status
+
+
+def _patience(config: RunConfig, plan: Plan) -> float:
+    """Seconds to wait for replies: on real links nobody is waited for past the deadline."""
+    limit, deadline = config.federation.round_timeout_seconds, config.federation.deadline_seconds
+    if deadline is None or config.links or plan.step.kind != "train":
+        return limit
+    return min(limit, deadline)
 
 
 def _record(

@@ -1,18 +1,22 @@
-"""What happens next and who does what in it: pure functions of config, state and profiles."""
+"""Who does what in the next step: pure functions of config, state and what is known of clients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 
 from orchestrator.config import RunConfig
-from orchestrator.store.base import RoundKind
+from orchestrator.fleet import Fleet
+from orchestrator.outgoing import Kept, Sender
+from orchestrator.schedule import Step, schedule
+from strategies.compression.chain import bytes_per_value
 from strategies.errors import StrategyError, TransportError
-from strategies.lora import factors_of, initial_factors, keys_of
+from strategies.lora import drawn_factors, factors_of, keys_of, spectrum
+from strategies.protocols import Adaptive, Alternating, Personalizing, Probing
 from strategies.rng import rng_for, seed_for
 from strategies.types import (
     LORA_A,
@@ -27,10 +31,14 @@ from strategies.types import (
     GroupName,
     GroupPlan,
     GroupSpec,
+    Holding,
     LowRank,
     ModelDescription,
     ParamKey,
+    Probe,
+    RoundBudget,
     RoundView,
+    Statistic,
     TaskInfo,
     Tensors,
     Work,
@@ -39,30 +47,21 @@ from strategies.types import (
 # Header, scores, statistics and per-row counts of an honest answer fit in this many times over.
 _SMALL_CHANGE_BYTES: Final = 2**20
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One element of a run's schedule.
-
-    ``tasks`` are trained on; ``seen`` are those learnt so far, with the current ones.  An
-    evaluation's ``task_index`` is the task just learnt, −1 before the first.
-    """
-
-    kind: RoundKind
-    task_index: int
-    round_index: int = 0
-    num_rounds: int = 1
-    tasks: tuple[int, ...] = ()
-    seen: tuple[int, ...] = ()
+SELECTION, RANK, AGGREGATION = "layer-selection", "rank", "aggregation"
+"""Names of what is remembered in a state, by kind of strategy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """An assignment, its slice of the global state, and how long an answer may be."""
+    """An assignment, the tensors that travel with it, and how long an answer may be.
+
+    ``holding`` is what the client has once it has answered.
+    """
 
     assignment: Assignment
     tensors: Tensors
     max_reply_bytes: int
+    holding: Holding = field(default_factory=Holding)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +79,15 @@ class Federation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A step with everybody's orders; ``notes`` say what was decided against expectation."""
+    """A step with everybody's orders and the view it was planned from.
+
+    ``notes`` say what was decided against expectation.
+    """
 
     step_index: int
     step: Step
     orders: tuple[Order, ...]
+    view: RoundView
     notes: tuple[str, ...] = field(default=())
 
 
@@ -112,229 +115,324 @@ def agree(profiles: Sequence[ClientProfile]) -> Federation:
     return Federation(clients=tuple(ordered), tasks=first.tasks, model=first.model)
 
 
-def schedule(config: RunConfig, num_tasks: int) -> tuple[Step, ...]:
-    """All steps of a run: score the untrained model, then train and score task after task."""
-    everything = tuple(range(num_tasks))
-    if config.learning.mode == "joint":
-        rounds = config.learning.rounds_per_task * num_tasks
-        stages = [(num_tasks - 1, rounds, everything, everything)]
-    else:
-        rounds = config.learning.rounds_per_task
-        stages = [(task, rounds, (task,), everything[: task + 1]) for task in everything]
-    steps = [Step(kind="evaluate", task_index=-1)]
-    for task_index, num_rounds, tasks, seen in stages:
-        steps += [
-            Step(
-                kind="train",
-                task_index=task_index,
-                round_index=index,
-                num_rounds=num_rounds,
-                tasks=tasks,
-                seen=seen,
-            )
-            for index in range(num_rounds)
-        ]
-        steps.append(Step(kind="evaluate", task_index=task_index, seen=seen))
-    return tuple(steps)
-
-
 def initial_state(config: RunConfig, federation: Federation) -> GlobalState:
     """The untrained model: A drawn per group from the run's seed, B zero, nothing dense moved."""
     rank, tensors = config.rank_allocator().max_rank, dict[ParamKey, Array]()
     for group in federation.model.groups:
         if rank and group.kind == "linear" and group.linear:
-            rng = rng_for(config.seed, "initial-factors", group.name)
-            factors = initial_factors(group.linear, min(rank, *group.linear), rng)
+            factors = drawn_factors(config.seed, group, min(rank, *group.linear))
             tensors |= zip(keys_of(group.name), factors, strict=True)
     return GlobalState(step_index=0, tensors=tensors)
 
 
 def plan_step(
-    run_id: str, config: RunConfig, federation: Federation, state: GlobalState
+    run_id: str, config: RunConfig, federation: Federation, state: GlobalState, fleet: Fleet
 ) -> Plan | None:
     """Orders for the state's next step, or None after the last."""
     steps = schedule(config, len(federation.tasks))
     if state.step_index >= len(steps):
         return None
-    step = steps[state.step_index]
-    if step.kind == "evaluate":
-        orders = _evaluation_orders(run_id, config, federation, state, step)
-        return Plan(step_index=state.step_index, step=step, orders=orders)
-    return _training_plan(run_id, config, federation, state, step)
-
-
-def _evaluation_orders(
-    run_id: str, config: RunConfig, federation: Federation, state: GlobalState, step: Step
-) -> tuple[Order, ...]:
-    everything = tuple(range(len(federation.tasks)))
-    evaluation = Evaluation(tasks=everything, seen_tasks=step.seen or everything)
-    blank = _blank(run_id, config, federation, state, step)
-    tensors = _slice(state.tensors, {})
-    return tuple(
-        Order(
-            assignment=blank(client.client_id, {}, None, evaluation),
-            tensors=tensors,
-            max_reply_bytes=_SMALL_CHANGE_BYTES,
-        )
-        for client in federation.clients
-        if sum(client.num_test)
+    planner = _Planner(
+        run_id=run_id,
+        config=config,
+        federation=federation,
+        state=state,
+        fleet=fleet,
+        step=steps[state.step_index],
     )
+    match planner.step.kind:
+        case "evaluate":
+            return planner.evaluation()
+        case "probe":
+            return planner.probe()
+        case "train":
+            return planner.training()
 
 
-def _training_plan(
-    run_id: str, config: RunConfig, federation: Federation, state: GlobalState, step: Step
-) -> Plan:
-    cohort, notes = _cohort(config, federation, step)
-    view = RoundView(
-        task_index=step.task_index,
-        round_index=step.round_index,
-        groups=federation.model.groups,
-        clients=cohort,
-        group_scores=state.group_scores,
-    )
-    path = (step.task_index, step.round_index)
-    selection = config.layer_selector().select(view, rng_for(config.seed, "selection", *path))
-    ranks = config.rank_allocator().allocate(view, selection, rng_for(config.seed, "ranks", *path))
-    work, evaluation = _work(config, step), _mid_task_evaluation(config, step)
-    blank, specs = _blank(run_id, config, federation, state, step), federation.groups()
-    orders = []
-    for client in cohort:
-        chosen = selection[client.client_id]
-        plans = {name: _group_plan(name, ranks[client.client_id], specs) for name in chosen}
-        assignment = blank(client.client_id, plans, work, evaluation)
-        limit = 2 * planned_bytes(plans, specs) + _SMALL_CHANGE_BYTES
-        orders.append(
-            Order(
-                assignment=assignment,
-                tensors=_slice(state.tensors, plans),
-                max_reply_bytes=limit,
-            )
-        )
-    return Plan(step_index=state.step_index, step=step, orders=tuple(orders), notes=notes)
-
-
-def _cohort(
-    config: RunConfig, federation: Federation, step: Step
-) -> tuple[tuple[ClientProfile, ...], tuple[str, ...]]:
-    """Who trains: drawn evenly from those who hold examples of the tasks, in client order."""
-    able = [c for c in federation.clients if any(c.num_train[task] for task in step.tasks)]
-    size, notes = config.cohort_size(), list[str]()
-    without = [c.client_id for c in federation.clients if c not in able]
-    if without and step.round_index == 0:
-        notes.append(f"no training examples of task {step.task_index}: {', '.join(without)}")
-    if len(able) < size:
-        notes.append(f"cohort of {len(able)} instead of {size}: no more clients hold examples")
-    rng = rng_for(config.seed, "cohort", step.task_index, step.round_index)
-    drawn = np.sort(rng.permutation(len(able))[:size])
-    return tuple(able[index] for index in drawn), tuple(notes)
-
-
-def _group_plan(
-    name: GroupName, ranks: Mapping[GroupName, int], specs: Mapping[GroupName, GroupSpec]
-) -> GroupPlan:
-    if name not in specs:
-        raise StrategyError(f"layer selection chose group {name!r}, which the model does not have")
-    return LowRank(rank=ranks[name]) if name in ranks else Dense()
-
-
-def planned_shapes(plan: GroupPlan, spec: GroupSpec) -> dict[str, tuple[int, ...]]:
-    """The parts an update for ``plan`` must hold, with their shapes."""
-    if isinstance(plan, Dense):
-        return dict(spec.parts)
-    if spec.linear is None:
-        raise StrategyError(f"group {spec.name!r} is {spec.kind}, LoRA needs a linear one")
-    d_out, d_in = spec.linear
-    shapes = dict[str, tuple[int, ...]]()
-    if plan.train_a:
-        shapes[LORA_A] = (plan.rank, d_in)
-    if plan.train_b:
-        shapes[LORA_B] = (d_out, plan.rank)
-    return shapes
-
-
-def planned_bytes(
-    plans: Mapping[GroupName, GroupPlan], specs: Mapping[GroupName, GroupSpec]
-) -> int:
-    """Bytes of an update's float32 tensors."""
-    return 4 * sum(
-        math.prod(shape)
-        for name, plan in plans.items()
-        for shape in planned_shapes(plan, specs[name]).values()
-    )
-
-
-def _work(config: RunConfig, step: Step) -> Work:
-    learning = config.learning
-    return Work(
-        tasks=step.tasks,
-        steps=learning.local_steps,
-        batch_size=learning.batch_size,
-        first_step=step.round_index * learning.local_steps,
-        total_steps=step.num_rounds * learning.local_steps,
-        optimization=learning.optimization(),
-        methods=tuple(method.as_choice() for method in learning.methods),
-        replay=config.replay.directive(),
-    )
-
-
-def _mid_task_evaluation(config: RunConfig, step: Step) -> Evaluation | None:
-    if not config.evaluation.each_round:
-        return None
-    return Evaluation(
-        tasks=step.seen, seen_tasks=step.seen, max_examples=config.evaluation.max_examples
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _blank:  # noqa: N801 - used like a function
-    """Fills in what all assignments of a step share."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Planner:
+    """Plans one step; every method is a pure function of these fields."""
 
     run_id: str
     config: RunConfig
     federation: Federation
     state: GlobalState
+    fleet: Fleet
     step: Step
 
-    def __call__(
+    def evaluation(self) -> Plan:
+        """Score all tasks on everybody who holds test examples."""
+        everything = tuple(range(len(self.federation.tasks)))
+        evaluation = Evaluation(tasks=everything, seen_tasks=self.step.seen or everything)
+        clients = tuple(client for client in self.federation.clients if sum(client.num_test))
+        view = self._view(clients)
+        kept = self._kept(view)
+        orders = [
+            self._order(client.client_id, {}, kept.get(client.client_id, {}), evaluation=evaluation)
+            for client in clients
+        ]
+        return self._plan(orders, view)
+
+    def probe(self) -> Plan:
+        """Ask the cohort of the coming round what its strategies want to know."""
+        cohort, _ = self._cohort()
+        view, question, learning = self._view(cohort), self.step.question, self.config.learning
+        if question is None:
+            raise StrategyError(f"probe at step {self.state.step_index} without a question")
+        probe = Probe(
+            tasks=self.step.tasks,
+            statistics=question.statistics,
+            batches=question.batches,
+            batch_size=learning.batch_size,
+            learning_rate=learning.learning_rate,
+            max_rank=question.max_rank,
+        )
+        kept, plans = self._kept(view), self._candidates()
+        orders = [
+            self._order(c.client_id, plans, kept.get(c.client_id, {}), probe=probe) for c in cohort
+        ]
+        return self._plan(orders, view)
+
+    def training(self) -> Plan:
+        """Choose clients, groups and ranks, and send everybody their slice."""
+        cohort, notes = self._cohort()
+        view, path = self._view(cohort), (self.step.task_index, self.step.round_index)
+        selection = self.config.layer_selector().select(
+            self._remembering(view, SELECTION), rng_for(self.config.seed, "selection", *path)
+        )
+        ranks = self.config.rank_allocator().allocate(
+            self._remembering(view, RANK), selection, rng_for(self.config.seed, "ranks", *path)
+        )
+        kept, orders, silent = self._kept(view), list[Order](), list[str]()
+        for client in cohort:
+            chosen, own = selection[client.client_id], ranks[client.client_id]
+            plans, left_out = self._group_plans(chosen, own)
+            if not plans:
+                silent.append(client.client_id)
+                continue
+            orders.append(
+                self._order(
+                    client.client_id,
+                    plans,
+                    kept.get(client.client_id, {}),
+                    left_out,
+                    work=self._work(),
+                    evaluation=self._mid_task_evaluation(),
+                )
+            )
+        if silent:
+            notes = (*notes, f"nothing fits their budget, not asked: {', '.join(silent)}")
+        return self._plan(orders, view, notes)
+
+    def _plan(self, orders: list[Order], view: RoundView, notes: tuple[str, ...] = ()) -> Plan:
+        return Plan(
+            step_index=self.state.step_index,
+            step=self.step,
+            orders=tuple(orders),
+            view=view,
+            notes=notes,
+        )
+
+    def _view(self, clients: tuple[ClientProfile, ...]) -> RoundView:
+        learning = self.config.learning
+        budget = RoundBudget(
+            deadline_seconds=self.config.federation.deadline_seconds,
+            steps=learning.local_steps,
+            batch_size=learning.batch_size,
+            bytes_per_value_up=bytes_per_value(self.config.compressors()),
+            bytes_per_value_down={"fp32": 4.0, "int8": 1.0}.get(self.config.strategy.downlink, 2.0),
+        )
+        return RoundView(
+            task_index=self.step.task_index,
+            round_index=self.step.round_index,
+            groups=self.federation.model.groups,
+            clients=tuple(self.fleet.known(client) for client in clients),
+            seed=self.config.seed,
+            budget=budget,
+            evidence=self.state.evidence,
+            spectra=_spectra(self.state.tensors),
+        )
+
+    def _remembering(self, view: RoundView, kind: str) -> RoundView:
+        return replace(view, state=self.state.memories.get(kind, {}))
+
+    def _kept(self, view: RoundView) -> dict[ClientId, Kept]:
+        """Per client, what selector and aggregator leave with it."""
+        kept = dict[ClientId, dict[GroupName, tuple[str, ...]]]()
+        for kind, strategy in (
+            (SELECTION, self.config.layer_selector()),
+            (AGGREGATION, self.config.aggregator()),
+        ):
+            if isinstance(strategy, Personalizing):
+                for client, own in strategy.kept(self._remembering(view, kind)).items():
+                    mine = kept.setdefault(client, {})
+                    for group, parts in own.items():
+                        mine[group] = tuple(dict.fromkeys((*mine.get(group, ()), *parts)))
+        return dict(kept)
+
+    def _cohort(self) -> tuple[tuple[ClientProfile, ...], tuple[str, ...]]:
+        """Who trains: drawn evenly from those who hold examples of the tasks, in client order."""
+        step, clients = self.step, self.federation.clients
+        able = [c for c in clients if any(c.num_train[task] for task in step.tasks)]
+        size, notes = self.config.cohort_size(), list[str]()
+        without = [c.client_id for c in clients if c not in able]
+        if without and step.round_index == 0:
+            notes.append(f"no training examples of task {step.task_index}: {', '.join(without)}")
+        if len(able) < size:
+            notes.append(f"cohort of {len(able)} instead of {size}: no more clients hold examples")
+        rng = rng_for(self.config.seed, "cohort", step.task_index, step.round_index)
+        drawn = np.sort(rng.permutation(len(able))[:size])
+        return tuple(able[index] for index in drawn), tuple(notes)
+
+    def _candidates(self) -> dict[GroupName, GroupPlan]:
+        """Everything that could be trained, as a probe looks at it."""
+        rank, plans = self.config.rank_allocator().max_rank, dict[GroupName, GroupPlan]()
+        for spec in self.federation.model.groups:
+            if spec.kind == "linear" and spec.linear:
+                plans[spec.name] = LowRank(rank=min(rank, *spec.linear)) if rank else Dense()
+            elif spec.kind == "head":
+                plans[spec.name] = Dense()
+        return plans
+
+    def _group_plans(
+        self, chosen: Sequence[GroupName], ranks: Mapping[GroupName, int]
+    ) -> tuple[dict[GroupName, GroupPlan], frozenset[GroupName]]:
+        """How each chosen group is trained, and those the client is not even sent."""
+        specs, aggregator = self.federation.groups(), self.config.aggregator()
+        train_a, train_b = True, True
+        if isinstance(aggregator, Alternating):
+            train_a, train_b = aggregator.trained_factors(self._rounds_before())
+        plans, left_out = dict[GroupName, GroupPlan](), set[GroupName]()
+        for name in chosen:
+            if name not in specs:
+                raise StrategyError(
+                    f"layer selection chose group {name!r}, which the model does not have"
+                )
+            if name not in ranks:
+                plans[name] = Dense()
+            elif ranks[name]:
+                plans[name] = LowRank(rank=ranks[name], train_a=train_a, train_b=train_b)
+            else:
+                left_out.add(name)
+        return plans, frozenset(left_out)
+
+    def _rounds_before(self) -> int:
+        """Rounds of training before this one, over all tasks."""
+        steps = schedule(self.config, len(self.federation.tasks))[: self.state.step_index]
+        return sum(step.kind == "train" for step in steps)
+
+    def _order(
         self,
-        client_id: ClientId,
-        groups: Mapping[GroupName, GroupPlan],
-        work: Work | None,
-        evaluation: Evaluation | None,
-    ) -> Assignment:
-        step, index = self.step, self.state.step_index
-        return Assignment(
-            assignment_id=f"{self.run_id}/{index:05d}/{client_id}",
+        client: ClientId,
+        plans: Mapping[GroupName, GroupPlan],
+        kept: Kept,
+        left_out: frozenset[GroupName] = frozenset(),
+        **asked: Any,  # exactly one or two of work, evaluation and probe, as Assignment has them
+    ) -> Order:
+        sender = Sender(state=self.state, downlink=self.config.downlink_choices())
+        parcel = sender.parcel(client, plans, kept, left_out)
+        step, index, specs = self.step, self.state.step_index, self.federation.groups()
+        assignment = Assignment(
+            assignment_id=f"{self.run_id}/{index:05d}/{client}",
             run_id=self.run_id,
-            client_id=client_id,
+            client_id=client,
             step_index=index,
             task_index=step.task_index,
             round_index=step.round_index,
             recipe=self.config.shared_recipe().model_dump_json(),
             base_digest=self.federation.model.base_digest,
-            groups=groups,
+            groups=plans,
             scale=self.config.adapter.scale,
-            seed=seed_for(self.config.seed, client_id, step.task_index, step.round_index),
-            work=work,
-            evaluation=evaluation,
+            seed=seed_for(self.config.seed, client, step.task_index, step.round_index),
+            downlink=self.config.downlink_choices(),
+            kept=kept,
+            held=parcel.held,
+            **asked,
+        )
+        return Order(
+            assignment=assignment,
+            tensors=parcel.tensors,
+            max_reply_bytes=_largest_reply(assignment, specs),
+            holding=parcel.holding,
+        )
+
+    def _work(self) -> Work:
+        learning, step = self.config.learning, self.step
+        return Work(
+            tasks=step.tasks,
+            steps=learning.local_steps,
+            batch_size=learning.batch_size,
+            first_step=step.round_index * learning.local_steps,
+            total_steps=step.num_rounds * learning.local_steps,
+            optimization=learning.optimization(),
+            methods=tuple(method.as_choice() for method in learning.methods),
+            replay=self.config.replay.directive(),
+            compression=self.config.uplink_choices(),
+            reports=_reports(self.config),
+        )
+
+    def _mid_task_evaluation(self) -> Evaluation | None:
+        if not self.config.evaluation.each_round:
+            return None
+        return Evaluation(
+            tasks=self.step.seen,
+            seen_tasks=self.step.seen,
+            max_examples=self.config.evaluation.max_examples,
         )
 
 
-def _slice(tensors: Tensors, plans: Mapping[GroupName, GroupPlan]) -> Tensors:
-    """What a client must hold: trained groups at their rank, others whole, empty ones left out."""
-    sent = dict[ParamKey, Array]()
-    for group in dict.fromkeys(key.group for key in tensors):
-        sent |= {k: v for k, v in _parts(tensors, group) if factors_of(tensors, group) is None}
-        factors, plan = factors_of(tensors, group), plans.get(group)
-        if factors is None:
-            continue
-        if isinstance(plan, LowRank):
-            factors = factors.prefix(plan.rank)
-        elif not factors.b.any():
-            continue
-        sent |= zip(keys_of(group), factors, strict=True)
-    return sent
+def uses_evidence(config: RunConfig) -> bool:
+    """Whether any strategy reads what clients report."""
+    strategies = (config.layer_selector(), config.rank_allocator())
+    return any(isinstance(strategy, Probing | Adaptive) for strategy in strategies)
 
 
-def _parts(tensors: Tensors, group: GroupName) -> Iterator[tuple[ParamKey, Array]]:
-    return ((key, value) for key, value in tensors.items() if key.group == group)
+def _reports(config: RunConfig) -> tuple[Statistic, ...]:
+    strategies = (config.layer_selector(), config.rank_allocator())
+    wanted = [s.reports for s in strategies if isinstance(s, Adaptive)]
+    return tuple(dict.fromkeys(name for names in wanted for name in names))
+
+
+def _spectra(tensors: Tensors) -> dict[GroupName, Array]:
+    groups = dict.fromkeys(key.group for key in tensors if key.part == LORA_A)
+    factors = {group: factors_of(tensors, group) for group in groups}
+    return {group: spectrum(pair) for group, pair in factors.items() if pair is not None}
+
+
+def planned_shapes(
+    plan: GroupPlan, spec: GroupSpec, kept: Sequence[str] = ()
+) -> dict[str, tuple[int, ...]]:
+    """The parts an update for ``plan`` must hold, with their shapes; not those the client keeps."""
+    if isinstance(plan, Dense):
+        return {part: shape for part, shape in spec.parts.items() if part not in kept}
+    if spec.linear is None:
+        raise StrategyError(f"group {spec.name!r} is {spec.kind}, LoRA needs a linear one")
+    d_out, d_in = spec.linear
+    shapes = dict[str, tuple[int, ...]]()
+    if plan.train_a and LORA_A not in kept:
+        shapes[LORA_A] = (plan.rank, d_in)
+    if plan.train_b and LORA_B not in kept:
+        shapes[LORA_B] = (d_out, plan.rank)
+    return shapes
+
+
+def assigned_shapes(
+    assignment: Assignment, specs: Mapping[GroupName, GroupSpec]
+) -> dict[ParamKey, tuple[int, ...]]:
+    """All tensors an update for ``assignment`` must hold; none where nothing is trained."""
+    if assignment.work is None:
+        return {}
+    return {
+        ParamKey(name, part): shape
+        for name, plan in assignment.groups.items()
+        for part, shape in planned_shapes(plan, specs[name], assignment.kept.get(name, ())).items()
+    }
+
+
+def _largest_reply(assignment: Assignment, specs: Mapping[GroupName, GroupSpec]) -> int:
+    """Twice the uncompressed update, and room for everything else."""
+    values = sum(math.prod(shape) for shape in assigned_shapes(assignment, specs).values())
+    if assignment.probe and "input-spectrum" in assignment.probe.statistics:
+        linear = [specs[name].linear for name in assignment.groups]
+        values += sum(assignment.probe.max_rank * shape[1] for shape in linear if shape)
+    return 2 * 4 * values + _SMALL_CHANGE_BYTES

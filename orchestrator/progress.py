@@ -16,6 +16,7 @@ from strategies.errors import RunInterrupted
 
 LEASE: Final = timedelta(seconds=60)
 _PUBLISH_EVERY_SECONDS: Final = 0.5
+_PHASES: Final = {"train": "training", "evaluate": "evaluating", "probe": "probing"}
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ class Progress:
         """A step begins."""
         self._published = 0.0
         self.show(
-            phase="training" if plan.step.kind == "train" else "evaluating",
+            phase=_PHASES[plan.step.kind],
             task=plan.step.task_index,
             round=plan.step.round_index,
             rounds_in_task=plan.step.num_rounds,

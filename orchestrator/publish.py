@@ -8,8 +8,9 @@ from pathlib import Path
 from orchestrator.config import RunConfig
 from orchestrator.planner import Federation
 from orchestrator.transport import Transport
+from strategies.lora import is_factor, joined
 from strategies.peft_format import write_adapter
-from strategies.types import LORA_A, LORA_B, Array, GlobalState, GroupName, ParamKey
+from strategies.types import Array, GlobalState, GroupName, ParamKey
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,7 +26,8 @@ class Publisher:
     def publish(self, task_index: int, state: GlobalState) -> Path:
         """The adapter after ``task_index`` as a folder ``PeftModel.from_pretrained`` reads."""
         target = self.folder / f"task-{task_index:03d}"
-        dense = {key.group for key in state.tensors if key.part not in (LORA_A, LORA_B)}
+        tensors = joined(state.tensors)
+        dense = {key.group for key in tensors if not is_factor(key)}
         # A base made from a config exists nowhere else, so it is published beside the adapter.
         made_here = self.config.model.name == "from-config"
         self._fetch(set(self.federation.groups()) if made_here else dense)
@@ -34,7 +36,7 @@ class Publisher:
             recipe=self.config.shared_recipe(),
             description=self.federation.model,
             tasks=self.federation.tasks,
-            tensors=state.tensors,
+            tensors=tensors,
             scale=self.config.adapter.scale,
             base_values=self._base_values,
         )

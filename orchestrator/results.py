@@ -70,7 +70,7 @@ class ShownRound(TypedDict):
     """
 
     step: int
-    kind: Literal["train", "evaluate"]
+    kind: Literal["train", "evaluate", "probe"]
     task: int
     round: int
     committed_at: str

@@ -10,11 +10,16 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from orchestrator.config import RunConfig
-from orchestrator.planner import Federation, Order, Plan, planned_shapes
+from orchestrator.learning import Evidences, learnt
+from orchestrator.outgoing import Receipts, changes
+from orchestrator.planner import AGGREGATION, Federation, Order, Plan, assigned_shapes
 from orchestrator.store.base import ReplyRecord, ScoreRecord
 from orchestrator.transport import failure
-from strategies.errors import RoundFailedError
+from strategies.compression.chain import Chain, decompress
+from strategies.cost import CostModel
+from strategies.errors import RoundFailedError, WireError
 from strategies.protocols import Contribution
+from strategies.rng import rng_for
 from strategies.types import (
     Assignment,
     ClientFailure,
@@ -23,6 +28,7 @@ from strategies.types import (
     GroupName,
     GroupSpec,
     LowRank,
+    Observation,
     ParamKey,
     Reply,
     Update,
@@ -33,7 +39,8 @@ from strategies.types import (
 class Outcome:
     """A closed step: the state after it and its records.
 
-    ``aggregation_seconds`` is the time spent here, without waiting for replies.
+    ``aggregation_seconds`` is the time spent here, without waiting for replies;
+    ``simulated_seconds`` what the step took on simulated links, 0 on real ones.
     """
 
     state: GlobalState
@@ -42,6 +49,7 @@ class Outcome:
     truncation: Mapping[GroupName, float]
     metrics: Mapping[str, float]
     aggregation_seconds: float
+    simulated_seconds: float = 0.0
 
 
 def close_step(
@@ -58,44 +66,57 @@ def close_step(
     depend on the machine's cores.
     Raises: RoundFailedError, with every client's reason, below ``min_replies`` usable ones.
     """
-    ledger = _Ledger(plan=plan, groups=federation.groups())
-    start = time.monotonic()
+    ledger = _Ledger(
+        plan=plan,
+        groups=federation.groups(),
+        chain=config.compressors(),
+        receipts=Receipts(dict(state.holdings)),
+    )
+    start, step = time.monotonic(), plan.step
     with threadpool_limits(limits=1, user_api="blas"):
         aggregated = config.aggregator().aggregate(
-            state.aggregator_state,
+            state.memories.get(AGGREGATION, {}),
             state.tensors,
             ledger.contributions(replies),
             config.adapter.scale,
+            rng_for(config.seed, "aggregation", step.task_index, step.round_index),
         )
+        needed = config.federation.min_replies if step.kind == "train" else 1
+        if ledger.usable < min(needed, len(plan.orders)) or not plan.orders:
+            raise RoundFailedError(_why(plan, ledger, needed))
+        after = learnt(state, plan, aggregated, ledger.observations, config)
     spent = time.monotonic() - start - ledger.waited_seconds
-    needed = config.federation.min_replies if plan.step.kind == "train" else 1
-    if ledger.usable < min(needed, len(plan.orders)) or not plan.orders:
-        raise RoundFailedError(_why(plan, ledger, needed))
+    changed = {**state.changed, **changes(state.tensors, after.tensors, state.step_index + 1)}
     return Outcome(
         state=replace(
-            state,
+            after,
             step_index=state.step_index + 1,
-            tensors=aggregated.tensors,
-            aggregator_state=aggregated.state,
+            changed=changed,
+            holdings=ledger.receipts.of_use(changed),
         ),
         replies=tuple(ledger.replies),
         scores=tuple(ledger.scores),
         truncation=aggregated.truncation,
         metrics=_mean_metrics(ledger.replies),
         aggregation_seconds=spent,
+        simulated_seconds=ledger.simulated_seconds,
     )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Ledger:
     """Books every reply while the aggregator reads the good ones."""
 
     plan: Plan
     groups: Mapping[GroupName, GroupSpec]
+    chain: Chain
+    receipts: Receipts
     replies: list[ReplyRecord] = field(default_factory=list)
     scores: list[ScoreRecord] = field(default_factory=list)
+    observations: list[Observation] = field(default_factory=list)
     usable: int = 0
     waited_seconds: float = 0.0
+    simulated_seconds: float = 0.0
 
     def contributions(self, replies: Iterable[Reply]) -> Iterator[Contribution]:
         stream, orders = iter(replies), iter(self.plan.orders)
@@ -106,22 +127,30 @@ class _Ledger:
             if reply is None:
                 return
             order = next(orders)
-            result = examined(reply.result, order, self.groups)
-            self._book(order.assignment, replace(reply, result=result))
+            result = examined(reply.result, order, self.groups, self.chain)
+            self._book(order, replace(reply, result=result))
             if isinstance(result, Update) and result.delta:
                 yield _contribution(result)
 
-    def _book(self, assignment: Assignment, reply: Reply) -> None:
-        self.replies.append(_reply_record(assignment, reply))
+    def _book(self, order: Order, reply: Reply) -> None:
+        assignment = order.assignment
+        self.replies.append(_reply_record(assignment, reply, _predicted(assignment, self.plan)))
+        self.receipts.note(assignment, order.holding, reply)
+        self.observations.append(_observation(assignment, reply))
+        if reply.link:
+            self.simulated_seconds = max(self.simulated_seconds, reply.seconds)
         if isinstance(reply.result, Update):
             self.usable += 1
             self.scores += _score_records(self.plan, reply.result)
 
 
 def examined(
-    result: Update | ClientFailure, order: Order, groups: Mapping[GroupName, GroupSpec]
+    result: Update | ClientFailure,
+    order: Order,
+    groups: Mapping[GroupName, GroupSpec],
+    chain: Chain = (),
 ) -> Update | ClientFailure:
-    """The update if it answers its order in every respect, else the failure it amounts to."""
+    """The update, decompressed, if it answers its order in every respect, else the failure."""
     if isinstance(result, ClientFailure):
         return result
     assignment = order.assignment
@@ -130,16 +159,18 @@ def examined(
     if found != expected:
         detail = f"answer {found}, expected {expected}"
         return failure(order, FailureReason.WRONG_PLAN, detail)
-    shapes = {
-        ParamKey(name, part): shape
-        for name, plan in assignment.groups.items()
-        for part, shape in planned_shapes(plan, groups[name]).items()
-    }
-    if detail := _wrong_shape(result, shapes) or _wrong_counts(result, assignment, groups):
+    shapes = assigned_shapes(assignment, groups)
+    try:
+        update = replace(result, delta=decompress(result.delta, chain, shapes))
+    except WireError as error:
+        return failure(order, FailureReason.MALFORMED, str(error))
+    if detail := _wrong_shape(update, shapes) or _wrong_counts(update, assignment, groups):
         return failure(order, FailureReason.WRONG_SHAPE, detail)
-    if detail := _not_finite(result):
+    if detail := _not_finite(update):
         return failure(order, FailureReason.NOT_FINITE, detail)
-    return result
+    if detail := Evidences.unasked(update, assignment):
+        return failure(order, FailureReason.WRONG_SHAPE, detail)
+    return update
 
 
 def _wrong_shape(update: Update, shapes: Mapping[ParamKey, tuple[int, ...]]) -> str:
@@ -176,10 +207,43 @@ def _wrong_counts(
 
 
 def _not_finite(update: Update) -> str:
-    for key, value in update.delta.items():
+    for key, value in [*update.delta.items(), *update.sketches.items()]:
         if not np.isfinite(value).all():
             return f"{key} holds {int((~np.isfinite(value)).sum())} values that are not finite"
+    for group, values in update.statistics.items():
+        for name, number in values.items():
+            if not np.isfinite(number):
+                return f"{name} of {group} is {number}"
     return ""
+
+
+def _observation(assignment: Assignment, reply: Reply) -> Observation:
+    update = reply.result if isinstance(reply.result, Update) else None
+    return Observation(
+        client_id=assignment.client_id,
+        groups=assignment.groups,
+        answered=update is not None,
+        loss=update.metrics.get("loss") if update else None,
+        bytes_down=reply.bytes_down,
+        bytes_up=reply.bytes_up,
+        seconds=reply.seconds,
+        evidence=Evidences.of(update) if update else {},
+    )
+
+
+def _predicted(assignment: Assignment, plan: Plan) -> dict[str, float]:
+    """What the cost model expects of a training assignment, by metric; empty for others."""
+    if assignment.work is None:
+        return {}
+    profile = next(c for c in plan.view.clients if c.client_id == assignment.client_id)
+    costs, plans = CostModel.of(plan.view.groups, plan.view.budget, profile), assignment.groups
+    seconds = costs.compute_seconds(profile, plans)
+    return {
+        "flops": assignment.work.steps * costs.flops_per_step(plans),
+        "predicted_memory_bytes": costs.training_bytes(plans),
+        "predicted_bytes_up": costs.bytes_up(plans) + costs.message_bytes(plans),
+        **({} if seconds is None else {"predicted_seconds": seconds}),
+    }
 
 
 def _contribution(update: Update) -> Contribution:
@@ -187,7 +251,9 @@ def _contribution(update: Update) -> Contribution:
     return Contribution(client_id=update.client_id, delta=update.delta, weight=weight)
 
 
-def _reply_record(assignment: Assignment, reply: Reply) -> ReplyRecord:
+def _reply_record(
+    assignment: Assignment, reply: Reply, predicted: Mapping[str, float]
+) -> ReplyRecord:
     result, ok = reply.result, isinstance(reply.result, Update)
     update = result if isinstance(result, Update) else None
     fault = result if isinstance(result, ClientFailure) else None
@@ -201,10 +267,16 @@ def _reply_record(assignment: Assignment, reply: Reply) -> ReplyRecord:
         ranks={n: p.rank if isinstance(p, LowRank) else 0 for n, p in assignment.groups.items()},
         bytes_down=reply.bytes_down,
         bytes_up=reply.bytes_up,
-        seconds={"total": reply.seconds} | (dict(update.seconds) if update else {}),
-        metrics=dict(update.metrics) if update else {},
+        seconds=_seconds(reply),
+        metrics={**(update.metrics if update else {}), **predicted},
         peak_memory_bytes=update.peak_memory_bytes if update else 0,
     )
+
+
+def _seconds(reply: Reply) -> dict[str, float]:
+    """The client's own phases and, as far as links are simulated, what those make of them."""
+    measured = dict(reply.result.seconds) if isinstance(reply.result, Update) else {}
+    return {**measured, **reply.link, "total": reply.seconds}
 
 
 def _mean_metrics(replies: Iterable[ReplyRecord]) -> dict[str, float]:

@@ -15,19 +15,72 @@ from pydantic import TypeAdapter, ValidationError
 
 from strategies.aggregation.exact import Exact
 from strategies.aggregation.fedavg import FedAvg
+from strategies.aggregation.fedex import FedEx
+from strategies.aggregation.fedsa import ShareA
+from strategies.aggregation.ffa import FreezeA
+from strategies.aggregation.flexlora import FlexLora
+from strategies.aggregation.flora import Flora
+from strategies.aggregation.hetlora import HetLora
+from strategies.aggregation.partition import Partition
+from strategies.aggregation.rolora import Alternate
+from strategies.compression.cast import BFloat16, Float16
+from strategies.compression.int8 import Int8
+from strategies.compression.topk import TopK
 from strategies.errors import ConfigError, Fault
 from strategies.layer_selection.all_layers import AllLayers
-from strategies.protocols import Aggregator, LayerSelector, RankAllocator, ReplayPolicy
+from strategies.layer_selection.attention_only import AttentionOnly
+from strategies.layer_selection.both import Both
+from strategies.layer_selection.bottom import Bottom
+from strategies.layer_selection.fedselect import FedSelect
+from strategies.layer_selection.fisher import Fisher
+from strategies.layer_selection.green import Green
+from strategies.layer_selection.half import Half
+from strategies.layer_selection.random_blocks import Random
+from strategies.layer_selection.rgn import RelativeGradient
+from strategies.layer_selection.selective import Selective
+from strategies.layer_selection.snr import SignalToNoise
+from strategies.layer_selection.telly import Telly
+from strategies.layer_selection.top import Top
+from strategies.protocols import (
+    Aggregator,
+    Compressor,
+    LayerSelector,
+    RankAllocator,
+    ReplayPolicy,
+)
+from strategies.rank.adalora import AdaLoRA
+from strategies.rank.by_kind import ByKind
 from strategies.rank.dense import DenseTuning
+from strategies.rank.eva import Eva
 from strategies.rank.fixed import Fixed
+from strategies.rank.hetlora import HetLoRA
+from strategies.rank.spectral import Spectral
 from strategies.replay.reservoir import Reservoir
 from strategies.types import StrategyChoice
 
 LAYER_SELECTORS: Final[dict[str, type[LayerSelector]]] = {
     "all": AllLayers,
+    "top": Top,
+    "bottom": Bottom,
+    "both": Both,
+    "random": Random,
+    "attention-only": AttentionOnly,
+    "telly": Telly,
+    "snr": SignalToNoise,
+    "rgn": RelativeGradient,
+    "fisher": Fisher,
+    "selective": Selective,
+    "green": Green,
+    "half": Half,
+    "fedselect": FedSelect,
 }
 RANK_ALLOCATORS: Final[dict[str, type[RankAllocator]]] = {
     "fixed": Fixed,
+    "by-kind": ByKind,
+    "hetlora": HetLoRA,
+    "adalora": AdaLoRA,
+    "eva": Eva,
+    "spectral": Spectral,
     "dense": DenseTuning,
 }
 REPLAY_POLICIES: Final[dict[str, type[ReplayPolicy]]] = {
@@ -36,11 +89,27 @@ REPLAY_POLICIES: Final[dict[str, type[ReplayPolicy]]] = {
 AGGREGATORS: Final[dict[str, type[Aggregator]]] = {
     "exact": Exact,
     "fedavg": FedAvg,
+    "ffa": FreezeA,
+    "hetlora": HetLora,
+    "flexlora": FlexLora,
+    "flora": Flora,
+    "fedex": FedEx,
+    "fedsa": ShareA,
+    "rolora": Alternate,
+    "partition": Partition,
+}
+COMPRESSORS: Final[dict[str, type[Compressor]]] = {
+    "fp16": Float16,
+    "bf16": BFloat16,
+    "int8": Int8,
+    "topk": TopK,
 }
 CLIENT_METHODS: Final[dict[str, str]] = {
     "finetune": "clients.methods.finetune:Finetune",
     "er": "clients.methods.er:ExperienceReplay",
     "imprint": "clients.methods.imprint:Imprint",
+    "hetlora": "clients.methods.hetlora:TailPenalty",
+    "local-alt": "clients.methods.local_alt:LocalAlt",
     "class-means": "clients.methods.class_means:ClassMeans",
 }
 KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
@@ -48,6 +117,7 @@ KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "rank": RANK_ALLOCATORS,
     "replay": REPLAY_POLICIES,
     "aggregation": AGGREGATORS,
+    "compression": COMPRESSORS,
     "client-method": CLIENT_METHODS,
 }
 

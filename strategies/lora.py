@@ -15,8 +15,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.rng import Rng
-from strategies.types import LORA_A, LORA_B, Array, GroupName, ParamKey, Tensors
+from strategies.rng import Rng, rng_for
+from strategies.types import (
+    FACTORS,
+    LORA_A,
+    LORA_B,
+    Array,
+    GroupName,
+    GroupSpec,
+    ParamKey,
+    Tensors,
+)
 
 # Length of a row of A under peft's initialisation: entries uniform in ±1/√d_in.  Kept after every
 # re-factorisation, so that local training meets factors of the size it was tuned for.
@@ -57,6 +66,55 @@ def factors_of(tensors: Tensors, group: GroupName) -> Factors | None:
     return Factors(tensors[key_a], tensors[key_b]) if key_a in tensors else None
 
 
+def is_factor(key: ParamKey) -> bool:
+    """Whether a tensor is a trainable LoRA factor, not a dense part or a merged component."""
+    return key.part in FACTORS
+
+
+def merged_keys(group: GroupName, index: int) -> tuple[ParamKey, ParamKey]:
+    """The keys of the ``index``-th pair of merged factors: part of the model, never trained.
+
+    Where merging changes the base, what was merged is ΔW = scale · Σ B A over these pairs.
+    """
+    return ParamKey(group, f"merged_A.{index}"), ParamKey(group, f"merged_B.{index}")
+
+
+def is_merged(key: ParamKey) -> bool:
+    """Whether a tensor is one of a pair of merged factors."""
+    return key.part.startswith(("merged_A.", "merged_B."))
+
+
+def joined(tensors: Tensors) -> dict[ParamKey, Array]:
+    """The same model with each group's merged pairs and factors as one pair of factors."""
+    whole = {k: v for k, v in tensors.items() if not is_factor(k) and not is_merged(k)}
+    for group in dict.fromkeys(k.group for k in tensors if is_factor(k) or is_merged(k)):
+        factors = whole_factors(tensors, group)
+        if factors is not None:
+            whole |= zip(keys_of(group), factors, strict=True)
+    return whole
+
+
+def num_merged(tensors: Tensors, group: GroupName) -> int:
+    """How many pairs of merged factors a group has; they count from 0 without a gap."""
+    index = 0
+    while merged_keys(group, index)[0] in tensors:
+        index += 1
+    return index
+
+
+def whole_factors(tensors: Tensors, group: GroupName) -> Factors | None:
+    """All of a group's low-rank update, merged pairs and trainable factors, as one pair."""
+    pairs = [factors_of(tensors, group)]
+    pairs += [
+        Factors(*(tensors[key] for key in merged_keys(group, index)))
+        for index in range(num_merged(tensors, group))
+    ]
+    found = [pair for pair in pairs if pair is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    return Factors(np.vstack([f.a for f in found]), np.hstack([f.b for f in found]))
+
+
 def initial_factors(linear: tuple[int, int], rank: int, rng: Rng) -> Factors:
     """A uniform in ±1/√d_in as peft draws it, B zero: the adapter starts as the identity."""
     d_out, d_in = linear
@@ -65,9 +123,32 @@ def initial_factors(linear: tuple[int, int], rank: int, rng: Rng) -> Factors:
     return Factors(a, np.zeros((d_out, rank), dtype=np.float32))
 
 
+def drawn_factors(seed: int, group: GroupSpec, rank: int) -> Factors:
+    """The factors every run of ``seed`` starts from.
+
+    Rows of A are drawn one after another, so those of a smaller rank are the first of a larger.
+    """
+    if group.linear is None:
+        raise ValueError(f"group {group.name!r} is {group.kind}, LoRA needs a linear one")
+    return initial_factors(group.linear, rank, rng_for(seed, "initial-factors", group.name))
+
+
 def squared_norm(a: Matrix, b: Matrix) -> float:
     """‖b a‖²_F from two r × r products; the d_out × d_in matrix is never formed."""
     return float(np.sum((b.T @ b) * (a @ a.T)))
+
+
+def spectrum(factors: Factors) -> Matrix:
+    """Singular values of b @ a, descending (r,), from r × r products alone.
+
+    Accurate to about 1e-7 of the largest, half the digits of ``decompose``, at a fraction of its
+    cost: enough to compare components, not to merge.
+    """
+    a, b = factors.a.astype(np.float64), factors.b.astype(np.float64)
+    values, vectors = np.linalg.eigh(a @ a.T)
+    half = vectors * np.sqrt(np.clip(values, 0, None))  # half @ half.T = a @ a.T
+    squared = np.linalg.eigvalsh(half.T @ (b.T @ b) @ half)
+    return np.asarray(np.sqrt(np.clip(squared, 0, None))[::-1])
 
 
 class Decomposition(NamedTuple):

@@ -23,6 +23,7 @@ Array = NDArray[Any]
 
 LORA_A = "lora_A"
 LORA_B = "lora_B"
+FACTORS = (LORA_A, LORA_B)
 HEAD = GroupName("head")
 
 
@@ -40,6 +41,22 @@ class ParamKey(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.group}.{self.part}"
+
+    @property
+    def text(self) -> str:
+        """``group|part``, which ``parse`` reads back: names may hold dots, neither holds a bar."""
+        return f"{self.group}|{self.part}"
+
+    @classmethod
+    def parse(cls, text: str) -> ParamKey:
+        """The key whose ``text`` this is.
+
+        Raises: ValueError if it is none.
+        """
+        group, bar, part = text.rpartition("|")
+        if not bar:
+            raise ValueError(f"tensor {text!r} is not named group|part")
+        return cls(GroupName(group), part)
 
 
 Tensors = Mapping[ParamKey, Array]
@@ -85,7 +102,8 @@ class TaskInfo:
 class ClientProfile:
     """What a client says of itself.  ``num_train`` and ``num_test`` count examples per task.
 
-    Rates are ``None`` until they have been measured.
+    ``tokens_per_example`` is the mean length of its training examples as the model sees them.
+    Rates are what the server has measured of it; ``None`` until then.
     """
 
     client_id: ClientId
@@ -96,7 +114,8 @@ class ClientProfile:
     num_train: tuple[int, ...]
     num_test: tuple[int, ...]
     model: ModelDescription
-    seconds_per_step: float | None = None
+    tokens_per_example: float = 1.0
+    flops_per_second: float | None = None
     uplink_bytes_per_second: float | None = None
     downlink_bytes_per_second: float | None = None
 
@@ -119,6 +138,17 @@ class LowRank:
 
 
 GroupPlan = Dense | LowRank
+
+Statistic = Literal[
+    "gradient-energy",  # ‖g‖² of the mean gradient over the batches; scalar
+    "signal-to-noise",  # Σ over a group's tensors of mean(g)² / std(g); scalar
+    "relative-gradient",  # ‖g‖² / ‖θ‖²; scalar
+    "fisher",  # mean over examples of the squared per-example gradient, summed; scalar
+    "descent",  # −Σ g·Δθ after one optimizer step: the first-order fall of the loss; scalar
+    "input-spectrum",  # leading right singular vectors of the inputs times their values (k, d_in)
+    "sensitivity",  # AdaLoRA's importance of each component while training; (rank,)
+    "component-norms",  # ‖Aᵢ‖² and ‖Bᵢ‖² of each component before and after training; (4, rank)
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +194,37 @@ class Work:
     optimization: Optimization
     methods: tuple[StrategyChoice, ...]
     replay: ReplayDirective
+    compression: tuple[StrategyChoice, ...] = ()
+    reports: tuple[Statistic, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Measure ``statistics`` of the planned groups on at most ``batches`` batches of ``tasks``.
+
+    Nothing is trained and nothing of it stays in the client: not in weights, optimizer, random
+    streams or training mode.
+    """
+
+    tasks: tuple[int, ...]
+    statistics: tuple[Statistic, ...]
+    batches: int
+    batch_size: int
+    learning_rate: float
+    max_rank: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """Tensors a client is not sent because it has them.
+
+    ``ranks`` says of each, by ``ParamKey.text``, how many components to use, 0 for what is no
+    factor.  They lie in the message of ``step``; a factor that is not there is still what the run's
+    seed made it and is drawn anew.
+    """
+
+    step: int = -1
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +247,10 @@ class Assignment:
     ``groups`` are those it trains; every tensor sent along is part of the model whether trained or
     not.  ``scale`` is alpha/r, one number for all ranks.  ``recipe`` is a ``SharedRecipe`` as JSON,
     so that a client process that has just started can serve any assignment.
+
+    ``kept`` names parts that belong to the client alone: it uses and trains its own value where it
+    has one, else the one it was sent, and never sends it.  ``held`` are tensors of the model that
+    were left out of this message.  ``downlink`` is how the tensors that are in it are compressed.
     """
 
     assignment_id: str
@@ -201,6 +266,10 @@ class Assignment:
     seed: int
     work: Work | None = None
     evaluation: Evaluation | None = None
+    probe: Probe | None = None
+    downlink: tuple[StrategyChoice, ...] = ()
+    kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
+    held: Held = field(default_factory=Held)
 
     def plan_hash(self) -> str:
         """Names this plan; an update made for another plan carries another hash."""
@@ -221,10 +290,11 @@ class Score:
 class Update:
     """What a client answers.
 
-    ``delta`` is trained − sent, for exactly the parts the plan trains.  ``num_examples`` per group
-    is the aggregation weight: a scalar, or one count per row where rows are trained independently
-    (a head's classes).  ``seconds`` splits the client's own time by phase.  ``statistics`` are
-    small per-group sums that selectors may want next round.
+    ``delta`` is trained − sent, for exactly the parts the plan trains and the client does not keep,
+    compressed as the plan says.  ``num_examples`` per group is the aggregation weight: a scalar, or
+    one count per row where rows are trained independently (a head's classes).  ``seconds`` splits
+    the client's own time by phase.  ``statistics`` and, where they are not single numbers,
+    ``sketches`` are what a probe measured or the plan wanted reported, by group.
     """
 
     assignment_id: str
@@ -236,6 +306,7 @@ class Update:
     metrics: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     statistics: Mapping[GroupName, Mapping[str, float]] = field(default_factory=dict)
+    sketches: Tensors = field(default_factory=dict)
     peak_memory_bytes: int = 0
 
 
@@ -251,6 +322,7 @@ class FailureReason(StrEnum):
     WRONG_SHAPE = "wrong-shape"  # tensors the plan does not have, or has in another shape or dtype
     NOT_FINITE = "not-finite"  # NaN or infinity
     NO_EXAMPLES = "no-examples"  # nothing to train on
+    MISSING_TENSORS = "missing-tensors"  # it was thought to hold tensors it has lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,28 +337,89 @@ class ClientFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An answer with what it cost: bytes of the serialised messages, seconds since the push."""
+    """An answer with what it cost: bytes of the serialised messages, seconds since the push.
+
+    ``link`` splits the seconds of a simulated link into ``down``, ``compute`` and ``up``; it is
+    empty where the link is real.
+    """
 
     result: Update | ClientFailure
     bytes_down: int
     bytes_up: int
     seconds: float
+    link: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoundView:
-    """All a strategy may see when it plans a round; no evaluation data."""
+class RoundBudget:
+    """What a client's part of a round may cost and what it consists of.
 
-    task_index: int
-    round_index: int
-    groups: tuple[GroupSpec, ...]
-    clients: tuple[ClientProfile, ...]
-    group_scores: Mapping[GroupName, float] = field(default_factory=dict)
+    ``deadline_seconds`` covers download, local steps and upload, None if nobody waits for it.
+    ``bytes_per_value_*`` is what a value of a tensor takes on the wire after compression.
+    """
+
+    deadline_seconds: float | None = None
+    steps: int = 1
+    batch_size: int = 1
+    bytes_per_value_up: float = 4.0
+    bytes_per_value_down: float = 4.0
 
 
 Selection = Mapping[ClientId, tuple[GroupName, ...]]
 Ranks = Mapping[ClientId, Mapping[GroupName, int]]
 State = Mapping[str, Array]
+Evidence = Mapping[ClientId, Tensors]
+"""Per client, what it last reported: ``ParamKey(group, statistic)`` → array, 0-d for one number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundView:
+    """All a strategy may see when it plans a round; no evaluation data.
+
+    ``clients`` are the cohort.  ``spectra`` are the singular values of each low-rank group's merged
+    update B·A, descending.  ``state`` is what the strategy itself remembered last.
+    """
+
+    task_index: int
+    round_index: int
+    groups: tuple[GroupSpec, ...]
+    clients: tuple[ClientProfile, ...]
+    seed: int = 0
+    budget: RoundBudget = field(default_factory=RoundBudget)
+    evidence: Evidence = field(default_factory=dict)
+    spectra: Mapping[GroupName, Array] = field(default_factory=dict)
+    state: State = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What became of one client's assignment, for strategies that learn from it.
+
+    ``seconds`` are those of download, local work and upload together; ``loss`` is the mean training
+    loss, None for a client that did not answer.
+    """
+
+    client_id: ClientId
+    groups: Mapping[GroupName, GroupPlan]
+    answered: bool
+    loss: float | None
+    bytes_down: int
+    bytes_up: int
+    seconds: float
+    evidence: Tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What the server knows a client to have.
+
+    ``ranks`` are the tensors of the message of ``step``, by ``ParamKey.text``, each with the number
+    of components that were sent.  ``own`` are parts the client keeps for itself.
+    """
+
+    step: int = -1
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    own: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,9 +427,14 @@ class GlobalState:
     """All a resume needs: ``step_index`` is the next step to do, tensors are relative to the base.
 
     A low-rank group holds its factors (ΔW = scale · B A), a dense group its offset from the base.
+    ``memories`` hold what each kind of strategy remembers, ``evidence`` what clients reported last.
+    ``changed`` is the step since which a tensor has its value, by ``ParamKey.text``; what is not
+    listed is as it was drawn.
     """
 
     step_index: int
     tensors: Tensors
-    aggregator_state: State = field(default_factory=dict)
-    group_scores: Mapping[GroupName, float] = field(default_factory=dict)
+    memories: Mapping[str, State] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=dict)
+    changed: Mapping[str, int] = field(default_factory=dict)
+    holdings: Mapping[ClientId, Holding] = field(default_factory=dict)

@@ -38,8 +38,8 @@ MAX_HEADER_BYTES: Final = 64 * 2**20
 Kind = Literal["assignment", "update", "failure", "profile", "recipe"]
 T = TypeVar("T")
 
-_SEPARATOR: Final = "|"
 _EXAMPLES: Final = "#examples"
+_SKETCH: Final = "~"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,10 @@ def encode_result(result: Update | ClientFailure) -> bytes:
     names = _UpdateHeader.__dataclass_fields__
     header = {name: value for name, value in _plain(result).items() if name in names}
     counts = {ParamKey(group, _EXAMPLES): count for group, count in result.num_examples.items()}
-    return _pack("update", header, {**result.delta, **counts})
+    sketches = {
+        ParamKey(key.group, _SKETCH + key.part): array for key, array in result.sketches.items()
+    }
+    return _pack("update", header, {**result.delta, **counts, **sketches})
 
 
 def decode_result(message: bytes) -> Update | ClientFailure:
@@ -87,7 +90,11 @@ def decode_result(message: bytes) -> Update | ClientFailure:
         assignment_id=fields.assignment_id,
         client_id=fields.client_id,  # type: ignore[arg-type]  # text until the plan vouches for it
         plan_hash=fields.plan_hash,
-        delta={key: value for key, value in tensors.items() if key.part != _EXAMPLES},
+        delta={
+            key: value
+            for key, value in tensors.items()
+            if key.part != _EXAMPLES and not key.part.startswith(_SKETCH)
+        },
         num_examples={
             key.group: value.astype(np.int64)
             for key, value in tensors.items()
@@ -97,6 +104,11 @@ def decode_result(message: bytes) -> Update | ClientFailure:
         metrics=fields.metrics,
         seconds=fields.seconds,
         statistics=fields.statistics,  # type: ignore[arg-type]  # as above
+        sketches={
+            ParamKey(key.group, key.part.removeprefix(_SKETCH)): value
+            for key, value in tensors.items()
+            if key.part.startswith(_SKETCH)
+        },
         peak_memory_bytes=fields.peak_memory_bytes,
     )
 
@@ -163,7 +175,7 @@ def _plain(result: Update) -> dict[str, Any]:
 
 def _pack(kind: Kind, header: Mapping[str, Any], tensors: Tensors) -> bytes:
     meta = json.dumps({"version": VERSION, "kind": kind, "body": header})
-    named = {f"{k.group}{_SEPARATOR}{k.part}": np.asarray(v, order="C") for k, v in tensors.items()}
+    named = {key.text: np.asarray(value, order="C") for key, value in tensors.items()}
     return save(named, metadata={"perennial": meta})
 
 
@@ -196,10 +208,10 @@ def _header(message: bytes) -> dict[str, Any]:
 
 
 def _key(name: str) -> ParamKey:
-    group, separator, part = name.rpartition(_SEPARATOR)
-    if not separator:
-        raise WireError(f"tensor {name!r} is not named group{_SEPARATOR}part")
-    return ParamKey(GroupName(group), part)
+    try:
+        return ParamKey.parse(name)
+    except ValueError as error:
+        raise WireError(str(error)) from None
 
 
 def _validated(noun: type[T], header: Mapping[str, Any]) -> T:

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from clients.model.base import Base
 from strategies.errors import ModelError
-from strategies.lora import alpha_of
+from strategies.lora import alpha_of, is_factor, is_merged, merged_keys, num_merged
 from strategies.peft_format import parameter_name
 from strategies.types import (
     LORA_A,
@@ -71,10 +72,11 @@ class AdaptedModel:
             if ranks != self._ranks:
                 self._rebuild(ranks, scale)
             for key, value in tensors.items():
-                if key.part in (LORA_A, LORA_B):
+                if is_factor(key):
                     self._factor(key).copy_(torch.from_numpy(value))
-                else:
+                elif not is_merged(key):
                     self._move(key, torch.from_numpy(value))
+            self._merge(tensors, scale)
             for layer in self._layers.values():
                 layer.scaling[_ADAPTER] = scale
 
@@ -152,6 +154,18 @@ class AdaptedModel:
             )
         parameter.copy_(self._base_value(key) + offset)
 
+    def _merge(self, tensors: Tensors, scale: float) -> None:
+        """Move the base by the merged factors of the state."""
+        for group in dict.fromkeys(key.group for key in tensors if is_merged(key)):
+            pairs = [
+                [torch.from_numpy(tensors[key]) for key in merged_keys(group, index)]
+                for index in range(num_merged(tensors, group))
+            ]
+            offset = scale * torch.stack([b @ a for a, b in pairs]).sum(dim=0)
+            key = ParamKey(group, "weight")
+            transposed = isinstance(self._owner(key), Conv1D)  # which keeps (d_in, d_out)
+            self._move(key, offset.T if transposed else offset)
+
     def _base_value(self, key: ParamKey) -> Tensor:
         if key not in self._values:
             self._values[key] = self._parameter(key).detach().clone()
@@ -160,11 +174,13 @@ class AdaptedModel:
     def _parameter(self, key: ParamKey) -> nn.Parameter:
         if key not in self._addresses:
             raise ModelError(f"the model has no tensor {key}")
-        owner, _, part = self._addresses[key].rpartition(".")
-        module = self.module.get_submodule(owner)
+        return self._owner(key).get_parameter(self._addresses[key].rpartition(".")[2])
+
+    def _owner(self, key: ParamKey) -> nn.Module:
+        module = self.module.get_submodule(self._addresses[key].rpartition(".")[0])
         # peft has moved an adapted module's own parameters one level down.
-        owner_of: nn.Module = getattr(module, "base_layer", module)
-        return owner_of.get_parameter(part)
+        owner: nn.Module = getattr(module, "base_layer", module)
+        return owner
 
     def _factor(self, key: ParamKey) -> nn.Parameter:
         layer = self._layers[key.group]

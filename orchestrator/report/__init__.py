@@ -34,6 +34,7 @@ def render_report(shown: Show, *, generated_at: datetime) -> str:
             server_time=figures.server_time_bars(shown),
             client_time=figures.client_time_bars(shown),
             failures=tables.failures(shown),
+            forecasts=tables.forecasts(shown),
             ranks=tables.rank_map(shown),
             settings=list(flattened(shown["config"])),
         )

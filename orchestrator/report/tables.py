@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final, TypedDict
 
 from orchestrator.report.writing import LOWER_IS_BETTER, METRIC_NAMES, cell, number
-from orchestrator.results import Comparison, Show, ShownClient
+from orchestrator.results import Comparison, Show, ShownClient, ShownReply
 
 MOST_COLUMNS: Final = 48
 _MEMORY: Final = 120  # letters of a failure's detail
@@ -63,6 +64,62 @@ class FailureRow(TypedDict):
     count: int
     steps: str
     detail: str
+
+
+class Forecast(TypedDict):
+    """What the cost model expected of a client, and what it was; medians over its rounds."""
+
+    client_id: str
+    cells: list[tuple[float | None, float | None, float | None]]  # expected, found, ratio
+
+
+def forecasts(shown: Show) -> list[Forecast]:
+    """Per client that trained: seconds of local training, memory of a step, bytes sent up."""
+    return [
+        Forecast(
+            client_id=client["client_id"],
+            cells=[_forecast(replies, expected, found) for expected, found in _FORECASTS],
+        )
+        for client in shown["clients"]
+        if (replies := _trained(shown, client["client_id"]))
+    ]
+
+
+def _trained(shown: Show, client_id: str) -> list[ShownReply]:
+    return [
+        reply
+        for record in shown["rounds"]
+        if record["kind"] == "train"
+        for reply in record["replies"]
+        if reply["client_id"] == client_id and reply["status"] == "ok"
+    ]
+
+
+def _forecast(
+    replies: Sequence[ShownReply], expected: str, found: Callable[[ShownReply], float | None]
+) -> tuple[float | None, float | None, float | None]:
+    pairs = [
+        (wanted, real)
+        for reply in replies
+        if (wanted := reply["metrics"].get(expected)) and (real := found(reply))
+    ]
+    if not pairs:
+        return None, None, None
+    middle = [statistics.median(values) for values in zip(*pairs, strict=True)]
+    return middle[0], middle[1], statistics.median(wanted / real for wanted, real in pairs)
+
+
+def _training_seconds(reply: ShownReply) -> float | None:
+    """Of a simulated device where there is one: it does nothing but train."""
+    seconds = reply["seconds"]
+    return seconds.get("compute" if "up" in seconds else "train")
+
+
+_FORECASTS: Final[tuple[tuple[str, Callable[[ShownReply], float | None]], ...]] = (
+    ("predicted_seconds", _training_seconds),
+    ("predicted_memory_bytes", lambda reply: reply["metrics"].get("step_memory_bytes")),
+    ("predicted_bytes_up", lambda reply: float(reply["bytes_up"])),
+)
 
 
 def matrix(shown: Show) -> list[Row]:

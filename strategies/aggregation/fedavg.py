@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from strategies.aggregation.mean import WeightedMean
-from strategies.protocols import Aggregated, Contribution
+from strategies.aggregation.low_rank import factor_mean
+from strategies.protocols import Aggregated, Capabilities, Contribution
+from strategies.rng import Rng
 from strategies.types import State, Tensors
 
 
@@ -19,14 +20,16 @@ class FedAvg:
     Source: FedIT, arXiv 2305.05644; McMahan et al. 2017, arXiv 1602.05629, Alg. 1.
     """
 
-    needs_equal_rank: ClassVar[bool] = True
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        exact=False, needs_equal_rank=True, needs_individual_updates=False
+    )
 
     def aggregate(
-        self, state: State, current: Tensors, contributions: Iterable[Contribution], scale: float
+        self,
+        state: State,
+        current: Tensors,
+        contributions: Iterable[Contribution],
+        scale: float,
+        rng: Rng,
     ) -> Aggregated:
-        mean = WeightedMean()
-        for contribution in contributions:
-            mean.add(contribution)
-        return Aggregated(
-            tensors=dict(current) | mean.apply_to(current), state=state, truncation={}
-        )
+        return Aggregated(tensors=factor_mean(current, contributions), state=state, truncation={})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
+from strategies.rank.limits import uniform
 from strategies.rng import Rng
 from strategies.types import Ranks, RoundView, Selection
 
@@ -15,6 +16,7 @@ from strategies.types import Ranks, RoundView, Selection
 class Fixed:
     """Every selected linear group gets ``rank``, or its smaller dimension if that is less."""
 
+    same_for_all: ClassVar[bool] = True
     rank: Annotated[int, Ge(1)] = 8
 
     @property
@@ -22,8 +24,4 @@ class Fixed:
         return self.rank
 
     def allocate(self, view: RoundView, selection: Selection, rng: Rng) -> Ranks:
-        ranks = {g.name: min(self.rank, *g.linear) for g in view.groups if g.linear}
-        return {
-            client: {name: ranks[name] for name in names if name in ranks}
-            for client, names in selection.items()
-        }
+        return {client: uniform(view, names, self.rank) for client, names in selection.items()}

@@ -9,6 +9,7 @@ import pytest
 
 from clients.state_store import ClientState, ClientStateStore
 from clients.trainer import ClientSettings, LocalTrainer
+from orchestrator.fleet import Fleet
 from orchestrator.planner import agree, initial_state, plan_step
 from orchestrator.rounds import close_step
 from strategies.errors import DataError
@@ -44,7 +45,7 @@ class Lab:
 
     def plan(self, step_index=1, run_id="run"):
         state = dataclasses.replace(self.state, step_index=step_index)
-        return plan_step(run_id, self.config, self.federation, state)
+        return plan_step(run_id, self.config, self.federation, state, Fleet())
 
     def ask(self, order):
         message = encode_assignment(order.assignment, order.tensors)

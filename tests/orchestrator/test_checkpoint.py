@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from orchestrator.checkpoint import dump_state, load_state, restore
 from orchestrator.store.blobs import BlobStore
 from strategies.errors import BlobError, StoreError
-from strategies.types import GlobalState, ParamKey
+from strategies.types import ClientId, GlobalState, Holding, ParamKey
 from tests.contract.test_run_store import a_round, new_run
 
 
@@ -20,17 +22,21 @@ def a_state(step: int = 3) -> GlobalState:
     return GlobalState(
         step_index=step,
         tensors=tensors,
-        aggregator_state={"m": np.array(2**60, dtype=np.int64), "v": np.zeros((0, 2))},
-        group_scores={"head": 0.25},
+        memories={"rank": {"m|n": np.array(2**60, dtype=np.int64), "v": np.zeros((0, 2))}},
+        evidence={ClientId("client-3"): {ParamKey("a.b", "drift"): np.array(0.5)}},
+        changed={"head|weight": 2},
+        holdings={ClientId("client-0"): Holding(step=2, ranks={"head|weight": 0}, own=("a|b",))},
     )
 
 
 def test_states_survive_bit_for_bit():
     state = a_state()
     again = load_state(dump_state(state))
-    assert (again.step_index, again.group_scores) == (3, {"head": 0.25})
-    for mapping in ("tensors", "aggregator_state"):
-        before, after = getattr(state, mapping), getattr(again, mapping)
+    for name in ("step_index", "changed", "holdings"):
+        assert getattr(again, name) == getattr(state, name)
+    pairs = [(state.tensors, again.tensors), (state.memories["rank"], again.memories["rank"])]
+    pairs += [(state.evidence[c], again.evidence[c]) for c in state.evidence]
+    for before, after in pairs:
         assert before.keys() == after.keys()
         for key, value in before.items():
             assert after[key].dtype == value.dtype
@@ -40,11 +46,10 @@ def test_states_survive_bit_for_bit():
 
 def test_equal_states_have_equal_bytes_whatever_their_order():
     state = a_state()
-    turned = GlobalState(
-        step_index=3,
+    turned = replace(
+        state,
         tensors=dict(reversed(state.tensors.items())),
-        aggregator_state=dict(reversed(state.aggregator_state.items())),
-        group_scores=state.group_scores,
+        memories={"rank": dict(reversed(state.memories["rank"].items()))},
     )
     assert dump_state(turned) == dump_state(state)
 

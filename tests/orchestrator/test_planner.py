@@ -7,17 +7,19 @@ import dataclasses
 import numpy as np
 import pytest
 
-from orchestrator.planner import agree, initial_state, plan_step, schedule
+from orchestrator.fleet import Fleet
+from orchestrator.planner import agree, initial_state, plan_step
+from orchestrator.schedule import schedule
 from strategies.errors import TransportError
-from strategies.lora import factors_of
+from strategies.lora import factors_of, keys_of
 from strategies.types import HEAD, Dense, LowRank
-from tests.orchestrator.builders import QUERY, a_config, a_federation
+from tests.orchestrator.builders import QUERY, VALUE, a_config, a_federation
 
 
 def plan_at(step_index: int, config=None, federation=None):
     config, federation = config or a_config(), federation or a_federation()
     state = dataclasses.replace(initial_state(config, federation), step_index=step_index)
-    return plan_step("run", config, federation, state)
+    return plan_step("run", config, federation, state, Fleet())
 
 
 def test_schedule_scores_before_and_after_every_task():
@@ -50,7 +52,9 @@ def test_a_training_order_trains_adapters_and_the_head():
     order = plan_at(1).orders[0]
     assert order.assignment.groups[QUERY] == LowRank(rank=2)
     assert order.assignment.groups[HEAD] == Dense()
-    assert factors_of(order.tensors, QUERY).rank == 2
+    assert order.assignment.held.ranks == {
+        key.text: 2 for name in (QUERY, VALUE) for key in keys_of(name)
+    }
 
 
 def test_evaluation_sends_no_empty_adapters():

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from orchestrator.fleet import Fleet
 from orchestrator.planner import initial_state, plan_step
 from orchestrator.rounds import close_step
 from orchestrator.transport import failure
@@ -16,7 +17,7 @@ from tests.orchestrator.builders import QUERY, a_config, a_federation, an_update
 
 CONFIG, FEDERATION = a_config(), a_federation()
 STATE = dataclasses.replace(initial_state(CONFIG, FEDERATION), step_index=1)
-PLAN = plan_step("run", CONFIG, FEDERATION, STATE)
+PLAN = plan_step("run", CONFIG, FEDERATION, STATE, Fleet())
 
 
 def reply(result) -> Reply:

@@ -1,4 +1,4 @@
-"""Oracles and laws of aggregation, against dense arithmetic."""
+"""What every aggregator of the catalog must do, whatever its method."""
 
 from __future__ import annotations
 
@@ -7,141 +7,144 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.aggregation.exact import Exact
-from strategies.aggregation.fedavg import FedAvg
+from strategies.aggregation.low_rank import pad, padded
 from strategies.catalog import AGGREGATORS
-from strategies.lora import Factors, decompose, factors_of, initial_factors, keys_of, to_factors
+from strategies.errors import ShapeMismatchError, StrategyError
+from strategies.lora import Factors, decompose, factors_of, to_factors
 from strategies.protocols import Contribution
-from strategies.rng import rng_for
-from strategies.types import HEAD, GroupName, ParamKey
-
-D_OUT, D_IN, RANK = 12, 20, 6
-GROUP = GroupName("layer.query")
-
-
-def state_of(seed: int):
-    """A state whose components are ordered, as the server keeps them."""
-    rng = rng_for(seed, "state")
-    a, b = rng.normal(size=(RANK, D_IN)), rng.normal(size=(D_OUT, RANK))
-    return dict(zip(keys_of(GROUP), to_factors(decompose(a, b), RANK), strict=True))
-
-
-def client(state, index: int, rank: int, weight: float, seed: int = 0) -> Contribution:
-    rng = rng_for(seed, "client", index)
-    delta = {
-        keys_of(GROUP)[0]: 0.1 * rng.normal(size=(rank, D_IN)).astype(np.float32),
-        keys_of(GROUP)[1]: 0.1 * rng.normal(size=(D_OUT, rank)).astype(np.float32),
-    }
-    return Contribution(client_id=str(index), delta=delta, weight={GROUP: np.array(weight)})
-
-
-def product(tensors) -> np.ndarray:
-    factors = factors_of(tensors, GROUP)
-    return factors.b.astype(float) @ factors.a.astype(float)
-
-
-def local_product(state, contribution: Contribution) -> np.ndarray:
-    key_a, key_b = keys_of(GROUP)
-    rank = contribution.delta[key_a].shape[0]
-    sent = factors_of(state, GROUP).prefix(rank)
-    b = sent.b.astype(float) + contribution.delta[key_b]
-    return b @ (sent.a.astype(float) + contribution.delta[key_a])
-
-
-def dense_target(state, contributions) -> np.ndarray:
-    """The definition, on full matrices: ΔW + Σ pₖ (BₖAₖ − sentₖ)."""
-    total = sum(float(c.weight[GROUP]) for c in contributions)
-    target = product(state)
-    for c in contributions:
-        rank = c.delta[keys_of(GROUP)[0]].shape[0]
-        sent = factors_of(state, GROUP).prefix(rank)
-        share = float(c.weight[GROUP]) / total
-        target = target + share * (local_product(state, c) - sent.b.astype(float) @ sent.a)
-    return target
-
-
-def best_of_rank(matrix: np.ndarray, rank: int) -> np.ndarray:
-    u, s, v = np.linalg.svd(matrix, full_matrices=False)
-    return (u[:, :rank] * s[:rank]) @ v[:rank]
-
-
-@given(
-    ranks=st.lists(st.integers(1, RANK), min_size=1, max_size=5),
-    weights=st.lists(st.floats(0.5, 50), min_size=5, max_size=5),
-    seed=st.integers(0, 1000),
+from strategies.types import FACTORS, HEAD, LORA_A, LORA_B, ParamKey
+from tests.strategies.aggregation_rounds import (
+    D_IN,
+    D_OUT,
+    FADING,
+    GROUP,
+    OTHER,
+    RANK,
+    allowed,
+    client,
+    fresh,
+    local_product,
+    mean_of_models,
+    merge,
+    parts_of,
+    product,
+    server,
 )
-def test_exact_is_the_best_approximation_of_the_dense_mean(ranks, weights, seed):
-    state = state_of(seed)
-    clients = [client(state, i, r, weights[i], seed) for i, r in enumerate(ranks)]
-    target = dense_target(state, clients)
-    merged = Exact().aggregate({}, state, clients, 1.0)
-    np.testing.assert_allclose(product(merged.tensors), best_of_rank(target, RANK), atol=2e-5)
-    s = np.linalg.svd(target, compute_uv=False)
-    error = np.sqrt(np.sum(s[RANK:] ** 2) / np.sum(s**2))
-    assert merged.truncation[GROUP] == pytest.approx(error, abs=1e-6)
+
+every = pytest.mark.parametrize("name", AGGREGATORS)
+any_ranks = st.lists(st.integers(1, RANK), min_size=1, max_size=5)
+any_weights = st.lists(st.floats(0.5, 50), min_size=5, max_size=5)
+any_seed = st.integers(0, 1000)
 
 
-def test_exact_with_a_small_buffer_stays_near_the_dense_mean_and_owns_up_to_its_error():
-    state = state_of(3)
-    clients = [client(state, i, RANK, 1.0) for i in range(40)]
-    whole = Exact().aggregate({}, state, clients, 1.0)
-    bounded = Exact(buffer_rank=2 * RANK).aggregate({}, state, clients, 1.0)
-    target = dense_target(state, clients)
-    error = np.linalg.norm(product(bounded.tensors) - target) / np.linalg.norm(target)
-    assert error < 1.2 * bounded.truncation[GROUP]
-    assert bounded.truncation[GROUP] >= whole.truncation[GROUP]
+def cohort(name: str, ranks, weights=(1.0,) * 5, seed=0, round_index=0, size=0.1):
+    """Clients as the aggregator asks for them: its factors, and equal ranks if it needs those."""
+    aggregator = AGGREGATORS[name]()
+    parts = parts_of(aggregator, round_index)
+    return [
+        client(i, rank, weights[i], seed=seed, parts=parts, size=size)
+        for i, rank in enumerate(allowed(aggregator, ranks))
+    ]
 
 
-@pytest.mark.parametrize("name", AGGREGATORS)
-def test_identical_clients_give_that_client(name):
-    state = state_of(1)
-    one = client(state, 0, RANK, 3.0)
-    merged = AGGREGATORS[name]().aggregate({}, state, [one, one, one], 1.0)
+@every
+@given(rank=st.integers(1, RANK), weight=st.floats(0.5, 50), seed=any_seed)
+def test_a_single_client_is_the_answer(name, rank, weight, seed):
+    rank = RANK if name in FADING else rank
+    state, clients = server(seed), cohort(name, [rank], [weight], seed)
+    merged = merge(name, state, clients)
+    np.testing.assert_allclose(product(merged.tensors), mean_of_models(state, clients), atol=2e-5)
+
+
+@every
+@given(ranks=any_ranks, seed=any_seed)
+def test_a_client_with_all_the_weight_is_the_answer(name, ranks, seed):
+    ranks = [RANK, *ranks]
+    state, clients = server(seed), cohort(name, ranks[:5], [7.0, 0, 0, 0, 0], seed)
+    merged = merge(name, state, clients)
+    expected = mean_of_models(state, clients[:1])
+    np.testing.assert_allclose(product(merged.tensors), expected, atol=2e-5)
+
+
+@every
+@pytest.mark.parametrize("round_index", [0, 1])
+def test_identical_clients_give_that_client(name, round_index):
+    state, (one,) = server(1), cohort(name, [RANK], [3.0], round_index=round_index)
+    merged = merge(name, state, [one, one, one])
     np.testing.assert_allclose(product(merged.tensors), local_product(state, one), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", AGGREGATORS)
-def test_order_of_clients_does_not_matter(name):
-    state = state_of(2)
-    clients = [client(state, i, RANK, i + 1.0) for i in range(4)]
-    aggregate = AGGREGATORS[name]().aggregate
-    forward = aggregate({}, state, clients, 1.0)
-    backward = aggregate({}, state, clients[::-1], 1.0)
-    np.testing.assert_allclose(product(forward.tensors), product(backward.tensors), atol=1e-5)
+@every
+@given(ranks=any_ranks, weights=any_weights, seed=any_seed, order=st.randoms())
+def test_order_of_clients_does_not_matter(name, ranks, weights, seed, order):
+    state, clients = server(seed), cohort(name, ranks, weights, seed)
+    shuffled = list(clients)
+    order.shuffle(shuffled)
+    forward, backward = merge(name, state, clients), merge(name, state, shuffled)
+    np.testing.assert_allclose(product(forward.tensors), product(backward.tensors), atol=2e-5)
 
 
-@pytest.mark.parametrize("name", AGGREGATORS)
-def test_inputs_are_not_mutated_and_dtype_is_kept(name):
-    state = state_of(4)
+@every
+@given(ranks=any_ranks, weights=any_weights, seed=any_seed)
+def test_inputs_are_not_mutated_and_tensors_keep_shape_and_type(name, ranks, weights, seed):
+    state, clients = server(seed, GROUP, OTHER), cohort(name, ranks, weights, seed)
     before = {key: value.copy() for key, value in state.items()}
-    clients = [client(state, i, RANK, 1.0) for i in range(3)]
-    merged = AGGREGATORS[name]().aggregate({}, state, clients, 1.0)
+    deltas = [{key: value.copy() for key, value in c.delta.items()} for c in clients]
+    merged = merge(name, state, clients)
     for key, value in before.items():
         np.testing.assert_array_equal(state[key], value)
-        assert merged.tensors[key].dtype == np.float32
         assert merged.tensors[key].shape == value.shape
+    for contribution, delta in zip(clients, deltas, strict=True):
+        for key, value in delta.items():
+            np.testing.assert_array_equal(contribution.delta[key], value)
+    assert all(v.dtype == np.float32 and np.isfinite(v).all() for v in merged.tensors.values())
+    assert all(np.isfinite(v).all() for v in merged.state.values())
+    assert all(0 <= error < np.inf for error in merged.truncation.values())
 
 
-@pytest.mark.parametrize("name", AGGREGATORS)
-def test_nothing_learnt_leaves_the_adapter_the_identity(name):
-    linear = (D_OUT, D_IN)
-    state = dict(zip(keys_of(GROUP), initial_factors(linear, RANK, rng_for(0)), strict=True))
-    zero = {key: np.zeros_like(value) for key, value in state.items()}
-    still = Contribution(client_id="0", delta=zero, weight={GROUP: np.array(1.0)})
-    merged = AGGREGATORS[name]().aggregate({}, state, [still, still], 1.0)
+@every
+@given(ranks=any_ranks, weights=any_weights, seed=any_seed)
+def test_zero_deltas_do_not_change_the_product(name, ranks, weights, seed):
+    ranks = [RANK] * len(ranks) if name in FADING else ranks
+    state, clients = server(seed), cohort(name, ranks, weights, seed, size=0.0)
+    merged = merge(name, state, clients)
+    np.testing.assert_allclose(product(merged.tensors), product(state), atol=1e-5)
+
+
+@every
+def test_nothing_learnt_leaves_the_adapter_the_identity_bit_for_bit(name):
+    state = fresh()
+    merged = merge(name, state, cohort(name, [RANK, 3, 2], size=0.0))
+    assert merged.tensors.keys() == state.keys()
     for key, value in state.items():
         np.testing.assert_array_equal(merged.tensors[key], value)
 
 
-@pytest.mark.parametrize("name", AGGREGATORS)
-def test_no_clients_change_nothing(name):
-    state = state_of(5)
-    merged = AGGREGATORS[name]().aggregate({}, state, [], 1.0)
+@every
+@pytest.mark.parametrize("weights", [(), (0.0, 0.0)])
+def test_a_group_nobody_trained_is_unchanged_bit_for_bit(name, weights):
+    state = server(5, GROUP, OTHER)
+    clients = cohort(name, [RANK] * len(weights), weights) if weights else []
+    merged = merge(name, state, clients)
     assert merged.tensors.keys() == state.keys()
-    np.testing.assert_array_equal(product(merged.tensors), product(state))
+    for key, value in state.items():
+        assert merged.tensors[key].tobytes() == value.tobytes()
 
 
-@pytest.mark.parametrize("name", AGGREGATORS)
+@every
+def test_groups_are_merged_apart(name):
+    state, parts = server(6, GROUP, OTHER), parts_of(AGGREGATORS[name]())
+    both = client(0, parts=parts, groups=(GROUP, OTHER))
+    merged = merge(name, state, [both, client(1, parts=parts)])
+    only = {key: value for key, value in both.delta.items() if key.group == OTHER}
+    alone = merge(name, state, [Contribution(client_id="0", delta=only, weight=both.weight)])
+    np.testing.assert_allclose(
+        product(merged.tensors, OTHER), product(alone.tensors, OTHER), atol=1e-5
+    )
+    assert not np.allclose(product(merged.tensors), product(state), atol=1e-3)
+
+
+@every
 def test_head_rows_move_only_by_those_who_hold_the_class(name):
     key = ParamKey(HEAD, "weight")
     state = {key: np.ones((3, 2), dtype=np.float32)}
@@ -155,31 +158,89 @@ def test_head_rows_move_only_by_those_who_hold_the_class(name):
         delta={key: np.full((3, 2), 5.0, np.float32)},
         weight={HEAD: np.array([3.0, 2.0, 0.0])},
     )
-    merged = AGGREGATORS[name]().aggregate({}, state, [first, second], 1.0).tensors[key]
+    merged = merge(name, state, [first, second]).tensors[key]
     np.testing.assert_allclose(merged, [[5.0, 5.0], [6.0, 6.0], [1.0, 1.0]])
 
 
-def test_fedavg_error_is_the_covariance_of_the_factors():
-    """E = Σ pₖ (Bₖ − B̄)(Aₖ − Ā), sheet C1."""
-    state = state_of(6)
-    clients = [client(state, i, RANK, 1.0) for i in range(4)]
-    merged = FedAvg().aggregate({}, state, clients, 1.0)
-    key_a, key_b = keys_of(GROUP)
-    a = [state[key_a].astype(float) + c.delta[key_a] for c in clients]
-    b = [state[key_b].astype(float) + c.delta[key_b] for c in clients]
-    mean_a, mean_b = np.mean(a, axis=0), np.mean(b, axis=0)
-    error = np.mean([(x - mean_b) @ (y - mean_a) for x, y in zip(b, a, strict=True)], axis=0)
-    exact = np.mean([x @ y for x, y in zip(b, a, strict=True)], axis=0)
-    np.testing.assert_allclose(product(merged.tensors) + error, exact, atol=1e-5)
-    assert np.linalg.norm(error) > 1e-3
+@every
+def test_dense_tensors_are_averaged_beside_low_rank_ones(name):
+    key, parts = ParamKey(HEAD, "bias"), parts_of(AGGREGATORS[name]())
+    state = server(7) | {key: np.zeros(2, dtype=np.float32)}
+    clients = []
+    for index, (value, weight) in enumerate([(1.0, 1.0), (4.0, 2.0)]):
+        low_rank = client(index, parts=parts)
+        delta = {**low_rank.delta, key: np.full(2, value, np.float32)}
+        weights = {**low_rank.weight, HEAD: np.array(weight)}
+        clients.append(Contribution(client_id=str(index), delta=delta, weight=weights))
+    np.testing.assert_allclose(merge(name, state, clients).tensors[key], [3.0, 3.0])
+
+
+@every
+@pytest.mark.parametrize("bad", [(RANK + 1, D_IN), (RANK, 1)])
+def test_factors_that_do_not_fit_are_refused_by_client_and_tensor(name, bad):
+    part = LORA_A if LORA_A in parts_of(AGGREGATORS[name]()) else LORA_B
+    shape = bad if part == LORA_A else (D_OUT if bad[1] == D_IN else 1, bad[0])
+    delta = {ParamKey(GROUP, part): np.ones(shape, np.float32)}
+    wrong = Contribution(client_id="c7", delta=delta, weight={GROUP: np.array(1.0)})
+    with pytest.raises(ShapeMismatchError, match=rf"c7 sent {GROUP}\.{part}.*\({shape[0]}, "):
+        merge(name, server(), [wrong])
+
+
+@every
+def test_low_rank_training_of_a_group_without_factors_is_named(name):
+    parts = parts_of(AGGREGATORS[name]())
+    with pytest.raises(StrategyError, match=GROUP):
+        merge(name, {}, [client(0, parts=parts)])
+
+
+@given(rank=st.integers(1, RANK), seed=any_seed)
+def test_truncating_a_padded_adapter_gives_it_back(rank, seed):
+    small = factors_of(server(seed), GROUP).prefix(rank)
+    whole = pad(small, RANK)
+    assert whole.a.shape == (RANK, D_IN)
+    assert whole.b.shape == (D_OUT, RANK)
+    np.testing.assert_array_equal(whole.b @ whole.a, small.b @ small.a)
+    for back, factor in zip(whole.prefix(rank), small, strict=True):
+        np.testing.assert_array_equal(back, factor)
+
+
+def test_padding_a_contribution_keeps_what_was_not_trained_out_of_it():
+    full = padded(client(0, 2, parts=(LORA_B,)), server())
+    assert {key.part for key in full.delta} == {LORA_B}
+    assert full.delta[ParamKey(GROUP, LORA_B)].shape == (D_OUT, RANK)
+    assert {key.part for key in padded(client(0, 2), server()).delta} == set(FACTORS)
 
 
 def test_refactoring_keeps_a_trainable_where_nothing_was_learnt():
-    a = np.zeros((RANK, D_IN))
-    a[0, 0] = 1.0
-    b = np.zeros((D_OUT, RANK))
-    b[0, 0] = 2.0
+    a, b = np.zeros((RANK, D_IN)), np.zeros((D_OUT, RANK))
+    a[0, 0], b[0, 0] = 1.0, 2.0
     factors: Factors = to_factors(decompose(a, b), RANK)
     np.testing.assert_allclose(np.linalg.norm(factors.a, axis=1), 1 / np.sqrt(3), rtol=1e-6)
     np.testing.assert_allclose(factors.b[:, 1:], 0, atol=1e-7)
     np.testing.assert_allclose(factors.b @ factors.a, b @ a, atol=1e-6)
+
+
+@every
+def test_half_precision_updates_change_the_answer_little(name):
+    state, clients = server(8), cohort(name, [RANK, RANK, RANK])
+    halves = [
+        Contribution(
+            client_id=c.client_id,
+            delta={
+                key: value.astype(np.float16).astype(np.float32) for key, value in c.delta.items()
+            },
+            weight=c.weight,
+        )
+        for c in clients
+    ]
+    full, half = merge(name, state, clients), merge(name, state, halves)
+    error = np.linalg.norm(product(full.tensors) - product(half.tensors))
+    assert error < 1e-3 * np.linalg.norm(product(full.tensors))
+
+
+@every
+def test_the_same_round_gives_the_same_bits(name):
+    state, clients = server(9), cohort(name, [RANK, 3, 4])
+    once, again = merge(name, state, clients), merge(name, state, clients)
+    for key, value in once.tensors.items():
+        assert again.tensors[key].tobytes() == value.tobytes()

@@ -18,7 +18,10 @@ def test_build_gives_the_class_with_its_parameters():
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        (StrategyChoice(name="fixd"), ["strategy.rank.name", "'fixd'", "dense, fixed", "'fixed'?"]),
+        (
+            StrategyChoice(name="fixd"),
+            ["strategy.rank.name", "'fixd'", "dense, eva, fixed", "'fixed'?"],
+        ),
         (StrategyChoice(name="fixed", params={"rnak": 3}), ["strategy.rank.rnak", "'rank'?"]),
         (
             StrategyChoice(name="fixed", params={"rank": 0}),

@@ -1,0 +1,91 @@
+"""CLINC150 with MiniLM as the benchmarks run it, and what is read off the run database after."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.conduct import submit
+from orchestrator.config import load_config
+from orchestrator.home import Home
+from orchestrator.launch import Simulation
+from orchestrator.store.base import RoundRecord, RunStatus
+from orchestrator.summary import show
+
+_ROOT = Path(__file__).parent.parent
+_RUN_FILE = _ROOT / "examples" / "clinc150.toml"
+
+
+def options_of(description: str) -> argparse.ArgumentParser:
+    """The options all benchmarks on CLINC150 have."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", default="-", help="where the result goes; - is standard output")
+    parser.add_argument("--model", required=True, help="path or hub name of all-MiniLM-L6-v2")
+    parser.add_argument("--domains", type=int, default=5, help="tasks: the first of the 10 domains")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", help="cases to run; default: all")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    return parser
+
+
+def data_settings(num_domains: int, folder: Path) -> list[str]:
+    """Write the first domains' examples to ``folder``; the settings that read them."""
+    settings = []
+    for split in ("train", "test"):
+        lines = (_ROOT / "data" / "clinc150" / f"{split}.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        domains = list(dict.fromkeys(row["domain"] for row in rows))[:num_domains]
+        kept = [line for line, row in zip(lines, rows, strict=True) if row["domain"] in domains]
+        path = folder / f"{split}.jsonl"
+        path.write_text("\n".join(kept) + "\n")
+        settings.append(f'data.{split}="{path}"')
+    return settings
+
+
+def run_once(name: str, settings: Sequence[str]) -> tuple[dict[str, Any], list[RoundRecord]]:
+    """Simulate one run; its document and its rounds.
+
+    Raises: RuntimeError if the run did not end well.
+    """
+    home = Home.from_environment()
+    run_id = submit(load_config(_RUN_FILE, [f'name="{name}"', *settings]), home)
+    start = time.monotonic()
+    status = Simulation.start(run_id, home).watch(lambda: None)
+    store = home.store()
+    record = store.get_run(run_id)
+    if status is not RunStatus.COMPLETED:
+        raise RuntimeError(f"{name}: {status}: {record.reason}; see perennial show {run_id}")
+    rounds = list(store.rounds(run_id))
+    document: dict[str, Any] = dict(show(record, rounds, store.events(run_id)))
+    return document | {"wall_seconds": time.monotonic() - start}, rounds
+
+
+def traffic(rounds: Sequence[RoundRecord]) -> dict[str, int]:
+    """Bytes of training and probes; evaluation is the experimenter's."""
+    spent = [reply for r in rounds if r.kind != "evaluate" for reply in r.replies]
+    return {
+        "bytes_up": sum(reply.bytes_up for reply in spent),
+        "bytes_down": sum(reply.bytes_down for reply in spent),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Where the figures come from."""
+    return {"python": platform.python_version(), "cores": len(os.sched_getaffinity(0))}
+
+
+def write(result: dict[str, Any], to: str) -> None:
+    """As indented JSON to a file or to standard output."""
+    text = json.dumps(result, indent=2)
+    if to == "-":
+        print(text)
+    else:
+        Path(to).write_text(text + "\n", encoding="utf-8")

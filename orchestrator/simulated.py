@@ -1,0 +1,55 @@
+"""Replies as they would have come in over the simulated links of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from orchestrator.config import RunConfig
+from orchestrator.links import Journey
+from orchestrator.planner import Federation, Order, Plan
+from strategies.cost import CostModel
+from strategies.types import Reply, Update
+
+
+def on_simulated_links(
+    replies: Iterable[Reply],
+    plan: Plan,
+    config: RunConfig,
+    federation: Federation,
+    now: float,
+) -> Iterator[Reply]:
+    """``replies`` clocked from the simulated second ``now`` on; as they are if links are real.
+
+    Only training has a deadline: a probe must be answered for the round to be planned, and an
+    evaluation is the experimenter's measurement.
+    """
+    if config.links is None:
+        yield from replies
+        return
+    places = {client.client_id: index for index, client in enumerate(federation.clients)}
+    training = plan.step.kind == "train"
+    for order, reply in zip(plan.orders, replies, strict=True):
+        journey = Journey(
+            links=config.links,
+            client=places[order.assignment.client_id],
+            num_clients=len(places),
+            seed=config.seed,
+            start=now,
+            deadline_seconds=config.federation.deadline_seconds if training else None,
+        )
+        compute = _compute_seconds(order, reply, plan, config.links.flops_per_second)
+        yield journey.clocked(reply, compute)
+
+
+def _compute_seconds(
+    order: Order, reply: Reply, plan: Plan, flops_per_second: float | None
+) -> float:
+    """The client's own time: simulated from FLOPs where a device speed is given, else measured."""
+    if flops_per_second is None:
+        return reply.result.seconds.get("compute", 0.0) if isinstance(reply.result, Update) else 0.0
+    assignment = order.assignment
+    steps = assignment.work.steps if assignment.work else 0
+    steps += assignment.probe.batches if assignment.probe else 0
+    profile = next(c for c in plan.view.clients if c.client_id == assignment.client_id)
+    costs = CostModel.of(plan.view.groups, plan.view.budget, profile)
+    return steps * costs.flops_per_step(assignment.groups) / flops_per_second

@@ -1,0 +1,67 @@
+"""Error feedback: what cutting to the server's rank throws away is offered again next round."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from strategies.aggregation.factored_sum import FactoredSum, cut_to_rank
+from strategies.lora import Decomposition, Factors
+from strategies.types import GroupName, State
+
+_NOISE = float(np.finfo(np.float32).eps)  # of the largest singular value; below it is rounding
+
+
+class Published(NamedTuple):
+    """The server's new factors, what is remembered, and the relative error of what is published."""
+
+    factors: Factors
+    state: State
+    truncation: float
+
+
+def publish(state: State, group: GroupName, mean: FactoredSum, current: Factors) -> Published:
+    """Add what earlier rounds left over, publish the best of the server's rank, keep the rest.
+
+    INVARIANT: published + residual = mean + last residual, up to what is added to ``lost``: the
+    norm of the part that fits neither, for the residual has at most the server's rank itself.
+    """
+    left = residual_of(state, group)
+    if left is not None:
+        mean.add(left)
+    parts = mean.decomposed()
+    factors, truncation = cut_to_rank(parts, current, mean.discarded)
+    return Published(
+        factors, _remembered(state, group, parts, current.rank, mean.discarded), truncation
+    )
+
+
+def residual_of(state: State, group: GroupName) -> Factors | None:
+    """What was merged but not published so far, or None if nothing is left over."""
+    key_a, key_b, _ = _names(group)
+    return Factors(state[key_a], state[key_b]) if key_a in state else None
+
+
+def lost_of(state: State, group: GroupName) -> float:
+    """Sum of the Frobenius norms of all that was neither published nor kept."""
+    return float(state.get(_names(group)[2], 0.0))
+
+
+def _names(group: GroupName) -> tuple[str, str, str]:
+    return f"{group}|residual_A", f"{group}|residual_B", f"{group}|lost"
+
+
+def _remembered(
+    state: State, group: GroupName, parts: Decomposition, rank: int, discarded: float
+) -> State:
+    key_a, key_b, key_lost = _names(group)
+    real = int(np.sum(parts.s > _NOISE * parts.s[:1]))
+    end = max(rank, min(2 * rank, real))
+    lost = lost_of(state, group) + discarded + float(np.linalg.norm(parts.s[end:]))
+    others = {key: value for key, value in state.items() if key not in (key_a, key_b)}
+    memory = others | {key_lost: np.array(lost)}
+    if end == rank:
+        return memory
+    a, b = parts.v[rank:end], parts.u[:, rank:end] * parts.s[rank:end]
+    return memory | {key_a: a.astype(np.float32), key_b: b.astype(np.float32)}

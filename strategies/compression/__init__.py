@@ -1,0 +1,1 @@
+"""Smaller tensors on the wire."""

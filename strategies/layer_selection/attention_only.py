@@ -1,0 +1,26 @@
+"""Attention alone: what a transformer mixes with, not what it stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from strategies.layer_selection.blocks import is_attention
+from strategies.rng import Rng
+from strategies.types import RoundView, Selection
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionOnly:
+    """Every client trains the attention modules of all blocks and the head; feed-forward rests.
+
+    About a third of a block's weights.  The backward pass still runs through the rest.
+    Source: Touvron et al. 2022, arXiv 2203.09795.
+    """
+
+    def select(self, view: RoundView, rng: Rng) -> Selection:
+        names = tuple(
+            group.name
+            for group in view.groups
+            if group.kind == "head" or (group.kind == "linear" and is_attention(group))
+        )
+        return {client.client_id: names for client in view.clients}
