@@ -3,14 +3,15 @@
     python -m benchmarks.selection --model PATH_OF_MINILM --json -
 
 ``green`` chooses tensors, not blocks; its budget is the share of the FLOPs of a full step that the
-top blocks take at the same budget, so that all methods of a row cost alike, and ``green-half``
-has half of the cost of ``all``.  Seconds per step and peak memory are the clients' own.
+top blocks take at the same budget, so that it may cost what ``top`` costs, and ``green-half`` has
+half of the cost of ``all``.  Seconds per step and peak memory are the clients' own.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -23,20 +24,48 @@ from benchmarks.clinc150 import (
     traffic,
     write,
 )
+from clients.model import build_base
+from strategies.cost import CostModel
+from strategies.recipe import ModelRecipe
+from strategies.types import Dense, GroupName, GroupPlan, LowRank, RoundBudget
 
 BUDGETS: Final = (1, 2, 3)
-# Forward is a third of a full step, and of the backward pass the top blocks take their share.
-GREEN_SHARES: Final = {1: 0.45, 2: 0.56, 3: 0.67}
+_BLOCK_WISE: Final = ("top", "random", "fisher", "selective")
 
 
-def cases() -> dict[str, str]:
+def cases(top_shares: Mapping[int, float]) -> dict[str, str]:
     """The layer selection of every case, as a run file has it."""
     found = {"all": '{name="all"}', "green-half": '{name="green", share=0.5}'}
     for budget in BUDGETS:
-        for name in ("top", "random", "fisher", "selective"):
+        for name in _BLOCK_WISE:
             found[f"{name}-{budget}"] = f'{{name="{name}", blocks={budget}}}'
-        found[f"green-{budget}"] = f'{{name="green", share={GREEN_SHARES[budget]}}}'
+        found[f"green-{budget}"] = f'{{name="green", share={top_shares[budget]:.4f}}}'
     return found
+
+
+def shares_of_the_top(model: str) -> dict[int, float]:
+    """FLOPs of a step that trains the top blocks, over those of one that trains all."""
+    groups = build_base(
+        ModelRecipe(task="sequence-classification", name=model, pooling="mean", head="cosine"),
+        num_labels=75,
+        vocab_size=None,
+        seed=0,
+        public_images=None,
+        cache_folder=Path(),
+    ).description.groups
+    costs = CostModel(groups=groups, budget=RoundBudget(), tokens_per_example=1.0)
+    num_blocks = max(group.block for group in groups if group.block is not None) + 1
+
+    def flops(blocks: int) -> float:
+        plans: dict[GroupName, GroupPlan] = {
+            group.name: LowRank(rank=8) if group.linear else Dense()
+            for group in groups
+            if group.kind == "head"
+            or (group.kind == "linear" and (group.block or 0) >= num_blocks - blocks)
+        }
+        return costs.flops_per_token(plans)
+
+    return {budget: flops(budget) / flops(num_blocks) for budget in BUDGETS}
 
 
 def measure(name: str, choice: str, settings: list[str]) -> dict[str, Any]:
@@ -65,7 +94,8 @@ def measure(name: str, choice: str, settings: list[str]) -> dict[str, Any]:
 def main() -> None:
     """Run every case with every seed; medians over seeds, cost relative to ``all``."""
     options = options_of(__doc__ or "").parse_args()
-    chosen = {n: c for n, c in cases().items() if not options.only or n in options.only}
+    every = cases(shares_of_the_top(options.model))
+    chosen = {n: c for n, c in every.items() if not options.only or n in options.only}
     with TemporaryDirectory() as folder:
         data = data_settings(options.domains, Path(folder))
         common = [f'model.name="{options.model}"', *data, *options.set]
