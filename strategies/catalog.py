@@ -49,6 +49,7 @@ from strategies.protocols import (
     ReplayPolicy,
 )
 from strategies.rank.adalora import AdaLoRA
+from strategies.rank.airllm.policy import AirLLM
 from strategies.rank.by_kind import ByKind
 from strategies.rank.dense import DenseTuning
 from strategies.rank.eva import Eva
@@ -81,6 +82,7 @@ RANK_ALLOCATORS: Final[dict[str, type[RankAllocator]]] = {
     "adalora": AdaLoRA,
     "eva": Eva,
     "spectral": Spectral,
+    "airllm": AirLLM,
     "dense": DenseTuning,
 }
 REPLAY_POLICIES: Final[dict[str, type[ReplayPolicy]]] = {

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.config import load_config
 from orchestrator.examples import NAMES, example_text
+from strategies.catalog import AGGREGATORS, KINDS
 from tests.conftest import REPOSITORY
 
 
@@ -51,3 +52,52 @@ def test_every_dependency_is_bounded_and_imported():
         assert "<" in requirement, requirement
         module = modules.get(name, name.replace("-", "_"))
         assert f"import {module}" in source or f"from {module}" in source, f"{name} is not used"
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_strategy_has_a_row_in_the_docs(kind):
+    rows = _rows_of_the_docs()
+    for name in KINDS[kind]:
+        (row,) = (
+            cells
+            for cells in rows
+            if cells[0] == f"`{name}`" and cells[-1] == SECTIONS[kind] and cells[1] not in _FLAGS
+        )
+        assert len(row) == 6, f"{name}: {row}"
+        assert all(row)
+
+
+def test_the_docs_say_what_aggregators_can_do():
+    table = {row[0].strip("`"): row[1:5] for row in _rows_of_the_docs() if row[1] in _FLAGS}
+    assert table.keys() == AGGREGATORS.keys()
+    for name, aggregator in AGGREGATORS.items():
+        can = aggregator.capabilities
+        facts = (
+            can.exact,
+            not can.needs_equal_rank,
+            not can.needs_individual_updates,
+            can.changes_base,
+        )
+        assert table[name] == ["yes" if fact else "no" for fact in facts], name
+
+
+_FLAGS = ("yes", "no")
+SECTIONS = {
+    "layer-selection": "Layer selection",
+    "rank": "Rank",
+    "aggregation": "Aggregation",
+    "compression": "Compression",
+    "replay": "Replay",
+    "client-method": "Client methods",
+}
+
+
+def _rows_of_the_docs() -> list[list[str]]:
+    """Cells of every table row that begins with a name, and the section it is in."""
+    rows, section = [], ""
+    for line in (REPOSITORY / "docs" / "strategies.md").read_text().splitlines():
+        if line.startswith("## "):
+            section = line[3:]
+        if line.startswith("| `"):
+            rows.append([cell.strip() for cell in line.strip("|").split("|")] + [section])
+    return rows

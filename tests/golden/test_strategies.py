@@ -15,6 +15,7 @@ from strategies.types import HEAD
 from tests.conftest import tiny_config
 
 UNEQUAL = [name for name, kind in RANK_ALLOCATORS.items() if not kind.same_for_all]
+QUICK = {"airllm": {"pretrain_episodes": 2}}
 LINKS = {
     "name": "constant",
     "uplink_bytes_per_second": [3000, 60000],
@@ -51,7 +52,7 @@ def test_rank(name, home, run_here):
     selection = {"name": "all", "kinds": ["head"]} if name == "dense" else {"name": "all"}
     run_id = run_here(
         tiny_config(
-            strategy__rank={"name": name},
+            strategy__rank={"name": name, **QUICK.get(name, {})},
             strategy__layer_selection=selection,
             federation__deadline_seconds=30.0,
             links=LINKS,
@@ -76,7 +77,7 @@ def test_aggregation(name, home, run_here):
 def test_unequal_ranks_merge(ranks, merging, home, run_here):
     run_id = run_here(
         tiny_config(
-            strategy__rank={"name": ranks},
+            strategy__rank={"name": ranks, **QUICK.get(ranks, {})},
             strategy__aggregation={"name": merging},
             federation__deadline_seconds=12.0,
             links=LINKS,

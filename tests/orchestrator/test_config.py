@@ -98,6 +98,32 @@ def test_file_data_needs_paths(run_file):
     assert {"data.train", "data.test"} <= faults.keys()
 
 
+def test_unequal_ranks_need_an_aggregation_that_takes_them(run_file):
+    faults = faults_of(run_file, "strategy.rank.name=spectral", "strategy.aggregation.name=fedavg")
+    text = faults["strategy.aggregation.name"]
+    assert "'fedavg'" in text
+    assert "'spectral'" in text
+    assert "exact" in text
+
+
+def test_a_spectrum_needs_an_aggregation_that_keeps_one(run_file):
+    faults = faults_of(run_file, "strategy.rank.name=spectral", "strategy.aggregation.name=flora")
+    assert "'spectral'" in faults["strategy.aggregation.name"]
+
+
+def test_only_the_first_compressor_may_change_the_shape(run_file):
+    chain = 'strategy.compression=[{name="int8"}, {name="topk"}]'
+    assert "first" in faults_of(run_file, chain)["strategy.compression.1.name"]
+    assert load_config(run_file, ['strategy.compression=[{name="topk"}, {name="int8"}]'])
+
+
+def test_links_are_checked_by_kind(run_file):
+    faults = faults_of(run_file, "links.name=lognormal", "links.sigma=-1")
+    assert any("sigma" in key for key in faults)
+    assert "'markov'" in str(faults_of(run_file, "links.name=wifi"))
+    assert load_config(run_file, ["links.name=markov", "links.bad_factor=0.2"]).links
+
+
 def test_a_missing_file_and_bad_toml_say_what_to_do(tmp_path):
     assert "perennial init" in faults_of(tmp_path / "none.toml")["file"]
     broken = tmp_path / "broken.toml"

@@ -31,6 +31,7 @@ from tests.strategies.model_of_blocks import INNER, WIDTH, a_profile, a_view, ev
 
 LINEAR = [group for group in a_view().groups if group.linear]
 SLOW = {"uplink_bytes_per_second": 2e3, "downlink_bytes_per_second": 8e3}
+QUICK = {"airllm": {"pretrain_episodes": 1}}
 FAST = {"uplink_bytes_per_second": 4e6, "downlink_bytes_per_second": 16e6}
 
 
@@ -49,7 +50,7 @@ def allocate(policy, view, seed: int = 0):
 @pytest.mark.parametrize("name", sorted(RANK_ALLOCATORS))
 @given(seed=st.integers(0, 3), known=st.booleans(), clients=st.integers(1, 4))
 def test_contract(name, seed, known, clients):
-    policy = RANK_ALLOCATORS[name]()
+    policy = RANK_ALLOCATORS[name](**QUICK.get(name, {}))
     profiles = tuple(
         a_profile(i, flops_per_second=1e9, **(SLOW if i % 2 else FAST)) if known else a_profile(i)
         for i in range(clients)
@@ -78,7 +79,7 @@ def test_contract(name, seed, known, clients):
 def test_a_group_that_was_not_chosen_gets_no_rank(name):
     view = a_view(spectra=decaying())
     few = {client.client_id: (LINEAR[0].name, HEAD) for client in view.clients}
-    ranks = RANK_ALLOCATORS[name]().allocate(view, few, rng_for(0))
+    ranks = RANK_ALLOCATORS[name](**QUICK.get(name, {})).allocate(view, few, rng_for(0))
     assert all(set(own) <= {LINEAR[0].name} for own in ranks.values())
 
 
@@ -249,7 +250,7 @@ def test_hetlora_starts_at_what_the_deadline_allows_and_never_below_its_smallest
 
 
 def test_every_adaptive_policy_survives_a_round_nobody_answered():
-    for policy in (kind() for kind in RANK_ALLOCATORS.values()):
+    for policy in (kind(**QUICK.get(name, {})) for name, kind in RANK_ALLOCATORS.items()):
         if isinstance(policy, Adaptive):
             view = a_view()
             missed = Observation(

@@ -1,0 +1,1 @@
+"""AirLLM: a learnt controller of ranks."""
