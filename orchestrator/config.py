@@ -324,6 +324,10 @@ def _fault_of(item: Any) -> Fault:  # a pydantic error is an open dict
         )
     if item["type"] == "missing":
         return Fault(key, "nothing", "a value")
+    if item["type"] == "union_tag_invalid":
+        tags, found = item["ctx"]["expected_tags"], item["ctx"]["tag"]
+        known = [tag.strip(" '") for tag in tags.split(",")]
+        return Fault(f"{key}.name", repr(found), f"one of {tags}", nearest(found, known))
     expected = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     choices = item.get("ctx", {}).get("expected", "")
     hint = nearest(str(item["input"]), choices.replace("'", "").replace(" or ", ", ").split(", "))
@@ -391,7 +395,7 @@ def _check_capabilities(config: RunConfig) -> list[Fault]:
                 "strategy.aggregation.name",
                 repr(merging),
                 f"an aggregation that takes unequal ranks, which strategy.rank = {ranks!r} gives",
-                f"aggregation {', '.join(_taking_unequal_ranks())}; or rank 'fixed'",
+                "aggregation 'exact' or rank 'fixed'; docs/strategies.md lists what goes together",
             )
         )
     if needs.changes_base and getattr(allocator, "needs_spectrum", False):
@@ -415,10 +419,6 @@ def _check_capabilities(config: RunConfig) -> list[Fault]:
         if index and not compressor.keeps_shape
     ]
     return faults
-
-
-def _taking_unequal_ranks() -> list[str]:
-    return sorted(n for n, a in AGGREGATORS.items() if not a.capabilities.needs_equal_rank)
 
 
 def _check_together(config: RunConfig) -> list[Fault]:

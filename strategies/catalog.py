@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -132,32 +133,39 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
+def parameters_of(strategy: type) -> dict[str, Any]:
+    """A strategy's hyper-parameters, each with its default; none if it is no dataclass."""
+    if not is_dataclass(strategy):
+        return {}
+    return {field.name: field.default for field in fields(strategy)}
+
+
 def build(table: Mapping[str, type[S]], choice: StrategyChoice, *, key: str) -> S:
     """The strategy ``choice`` names, its parameters checked against the class's own annotations.
 
     Raises: ConfigError with one fault per unknown name, unknown parameter, wrong type or range.
     """
     if choice.name not in table:
-        known = ", ".join(sorted(table))
+        names = ", ".join(sorted(table))
         fault = Fault(
-            f"{key}.name", repr(choice.name), f"one of {known}", nearest(choice.name, table)
+            f"{key}.name", repr(choice.name), f"one of {names}", nearest(choice.name, table)
         )
         raise ConfigError(key, [fault])
     strategy = table[choice.name]
-    fields = list(getattr(strategy, "__dataclass_fields__", {}))
+    known = parameters_of(strategy)
     faults = [
         Fault(
             f"{key}.{name}",
             "a parameter",
-            ", ".join(fields) or "no parameters",
-            nearest(name, fields),
+            ", ".join(known) or "no parameters",
+            nearest(name, known),
         )
         for name in choice.params
-        if name not in fields
+        if name not in known
     ]
     try:
         built = TypeAdapter(strategy).validate_python(
-            {name: value for name, value in choice.params.items() if name in fields}
+            {name: value for name, value in choice.params.items() if name in known}
         )
     except ValidationError as error:
         faults += [

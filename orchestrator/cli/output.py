@@ -17,7 +17,7 @@ from rich.table import Table
 
 from orchestrator.cli.live import clock, size
 from orchestrator.doctor import Finding
-from strategies.catalog import KINDS
+from strategies.catalog import KINDS, parameters_of
 
 Shown = Mapping[str, Any]
 T = TypeVar("T")
@@ -147,12 +147,11 @@ def catalog_entries() -> list[dict[str, Any]]:
 def _entry(kind: str, name: str, target: type | str) -> dict[str, Any]:
     strategy = _resolve(target) if isinstance(target, str) else target
     text = inspect.getdoc(strategy) or ""
-    fields = getattr(strategy, "__dataclass_fields__", {})
     source = text.partition("Source:")[2].replace("\n", " ").strip()
     return {
         "kind": kind,
         "name": name,
-        "parameters": {key: field.default for key, field in fields.items()},
+        "parameters": parameters_of(strategy),
         "summary": text.partition("\n\n")[0].replace("\n", " "),
         "source": source,
     }

@@ -17,7 +17,7 @@ from clients.model import (
 )
 from clients.model.losses import completion_losses
 from strategies.errors import ModelError
-from strategies.lora import initial_factors, keys_of
+from strategies.lora import initial_factors, is_merged, joined, keys_of, merged_keys
 from strategies.peft_format import parameter_name, write_adapter
 from strategies.recipe import (
     DataRecipe,
@@ -203,6 +203,32 @@ def test_the_fused_forward_is_pefts_own(name):
     theirs, their_gradients = outcome()
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(our_gradients, their_gradients, atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["bert-mean", "gpt2", "vit"])
+def test_merged_pairs_are_part_of_the_model_and_leave_no_trace(name):
+    """Merged apart or joined into the factors, the model is the same; GPT-2 keeps W transposed."""
+    model, inputs = AdaptedModel(base_of(name)), inputs_of(name)
+    state, rng = dict(a_state(model.base)), np.random.default_rng(3)
+    untouched = logits_of_empty(model, inputs)
+    group = next(key.group for key in state if key.part == "lora_A")
+    d_in, d_out = state[ParamKey(group, "lora_A")].shape[1], len(state[ParamKey(group, "lora_B")])
+    for index, rank in enumerate((2, 3)):
+        pair = rng.normal(size=(rank, d_in)), 0.3 * rng.normal(size=(d_out, rank))
+        state |= zip(merged_keys(group, index), (f.astype(np.float32) for f in pair), strict=True)
+    model.apply(state, 2.0)
+    apart = logits(model, inputs)
+    without = {key: value for key, value in state.items() if not is_merged(key)}
+    model.apply(without, 2.0)
+    assert not torch.allclose(logits(model, inputs), apart, atol=1e-3)
+    model.apply(joined(state), 2.0)
+    torch.testing.assert_close(logits(model, inputs), apart, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits_of_empty(model, inputs), untouched, atol=0, rtol=0)
+
+
+def logits_of_empty(model, inputs):
+    model.apply({}, 2.0)
+    return logits(model, inputs)
 
 
 def test_exactly_the_planned_tensors_move():
