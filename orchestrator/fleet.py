@@ -113,7 +113,12 @@ class Fleet:
         link, speed = self.links.get(client.client_id), self.speeds.get(client.client_id)
         if link:
             down, up = link.rates()
-            client = replace(client, downlink_bytes_per_second=down, uplink_bytes_per_second=up)
+            client = replace(
+                client,
+                downlink_bytes_per_second=down,
+                uplink_bytes_per_second=up,
+                link_error=link.relative_error(),
+            )
         if speed:
             client = replace(client, flops_per_second=speed.rate())
         return client

@@ -232,17 +232,25 @@ def _observation(assignment: Assignment, reply: Reply) -> Observation:
 
 
 def _predicted(assignment: Assignment, plan: Plan) -> dict[str, float]:
-    """What the cost model expects of a training assignment, by metric; empty for others."""
+    """What a training assignment was planned from, by metric; nothing for others.
+
+    The cost model's expectations, and the client's link as it was known by then.
+    """
     if assignment.work is None:
         return {}
     profile = next(c for c in plan.view.clients if c.client_id == assignment.client_id)
     costs, plans = CostModel.of(plan.view.groups, plan.view.budget, profile), assignment.groups
-    seconds = costs.compute_seconds(profile, plans)
+    measured = {
+        "predicted_seconds": costs.compute_seconds(profile, plans),
+        "uplink_bytes_per_second": profile.uplink_bytes_per_second,
+        "downlink_bytes_per_second": profile.downlink_bytes_per_second,
+        "link_error": profile.link_error,
+    }
     return {
         "flops": assignment.work.steps * costs.flops_per_step(plans),
         "predicted_memory_bytes": costs.training_bytes(plans),
         "predicted_bytes_up": costs.bytes_up(plans) + costs.message_bytes(plans),
-        **({} if seconds is None else {"predicted_seconds": seconds}),
+        **{name: value for name, value in measured.items() if value is not None},
     }
 
 
@@ -304,7 +312,7 @@ def _why(plan: Plan, ledger: _Ledger, needed: int) -> str:
     step = plan.step
     where = f"task {step.task_index}, round {step.round_index}"
     if not plan.orders:
-        return f"{where}: no client holds examples of it; nobody could be asked"
+        return f"{where}: nobody could be asked: {'; '.join(plan.notes)}"
     reasons = "\n".join(
         f"  - {reply.client_id}: {reply.failure_reason}: {reply.failure_detail}"
         for reply in ledger.replies

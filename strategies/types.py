@@ -103,7 +103,8 @@ class ClientProfile:
     """What a client says of itself.  ``num_train`` and ``num_test`` count examples per task.
 
     ``tokens_per_example`` is the mean length of its training examples as the model sees them.
-    Rates are what the server has measured of it; ``None`` until then.
+    Rates are what the server has measured of it, less ``link_error``, by how much transfers usually
+    miss what was expected of them (0.5: by half); ``None`` until then.
     """
 
     client_id: ClientId
@@ -118,6 +119,7 @@ class ClientProfile:
     flops_per_second: float | None = None
     uplink_bytes_per_second: float | None = None
     downlink_bytes_per_second: float | None = None
+    link_error: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

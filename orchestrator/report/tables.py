@@ -71,6 +71,9 @@ class Forecast(TypedDict):
 
     client_id: str
     cells: list[tuple[float | None, float | None, float | None]]  # expected, found, ratio
+    uplink: float | None  # bytes per second, as known when the last round was planned
+    downlink: float | None
+    link_error: float | None
 
 
 def forecasts(shown: Show) -> list[Forecast]:
@@ -79,6 +82,9 @@ def forecasts(shown: Show) -> list[Forecast]:
         Forecast(
             client_id=client["client_id"],
             cells=[_forecast(replies, expected, found) for expected, found in _FORECASTS],
+            uplink=replies[-1]["metrics"].get("uplink_bytes_per_second"),
+            downlink=replies[-1]["metrics"].get("downlink_bytes_per_second"),
+            link_error=replies[-1]["metrics"].get("link_error"),
         )
         for client in shown["clients"]
         if (replies := _trained(shown, client["client_id"]))

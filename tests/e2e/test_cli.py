@@ -137,12 +137,23 @@ def test_a_data_directory_that_cannot_be_written_is_named(perennial, monkeypatch
     assert "set PERENNIAL_HOME" in done.stderr
 
 
+EVERYTHING_PLANNED = [
+    "strategy.layer_selection={name='selective', blocks=1}",
+    "strategy.rank={name='spectral', rank=4}",
+    "strategy.compression=[{name='topk', density=0.5}, {name='int8'}]",
+    "strategy.downlink=fp16",
+    "federation.deadline_seconds=20",
+    "links={name='markov', uplink_bytes_per_second=[3e3, 6e4], flops_per_second=1e9}",
+]
+
+
 @pytest.mark.slow
-def test_ray_gives_the_same_bits_as_one_process(perennial, run_file):
+@pytest.mark.parametrize("settings", [[], EVERYTHING_PLANNED], ids=["plain", "planned"])
+def test_ray_gives_the_same_bits_as_one_process(perennial, run_file, settings):
     """Through a real Flower ServerApp and ClientApp."""
-    digests = []
+    digests, changes = [], [part for setting in settings for part in ("--set", setting)]
     for transport in ("in-process", "ray"):
-        done = perennial("run", "tiny.toml", "--set", f"federation.transport={transport}")
+        done = perennial("run", "tiny.toml", "--set", f"federation.transport={transport}", *changes)
         assert done.returncode == 0, done.stdout + done.stderr
         shown = json.loads(perennial("show", "latest", "--format", "json").stdout)
         digests.append(
