@@ -58,7 +58,7 @@ def test_memory_counts_moments_and_activations_from_the_deepest_group_up():
     values = WIDTH + INNER
     assert COSTS.adapter_bytes(shallow) == 3 * 4 * values
     kept = COSTS.training_bytes(shallow) - COSTS.adapter_bytes(shallow)
-    assert kept == 2 * 12.0 * INNER * 4 * 2
+    assert kept == 2 * 12.0 * INNER * 4 * 2.5  # inputs, and what a block keeps besides
     assert COSTS.training_bytes(deep) > COSTS.training_bytes(shallow)
 
 
