@@ -237,6 +237,7 @@ class _Planner:
         learning = self.config.learning
         budget = RoundBudget(
             deadline_seconds=self.config.federation.deadline_seconds,
+            tasks=self.step.tasks,
             steps=learning.local_steps,
             batch_size=learning.batch_size,
             bytes_per_value_up=bytes_per_value(self.config.compressors()),

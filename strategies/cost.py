@@ -98,7 +98,10 @@ class CostModel:
     def of(
         cls, groups: tuple[GroupSpec, ...], budget: RoundBudget, client: ClientProfile
     ) -> CostModel:
-        """The costs ``client`` would meet."""
+        """The costs ``client`` would meet; its batches are no larger than what it holds."""
+        held = sum(client.num_train[task] for task in budget.tasks)
+        if held:
+            budget = replace(budget, batch_size=min(budget.batch_size, held))
         return cls(groups=groups, budget=budget, tokens_per_example=client.tokens_per_example)
 
     def num_values(self, plans: Plans) -> int:

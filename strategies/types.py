@@ -357,10 +357,12 @@ class RoundBudget:
     """What a client's part of a round may cost and what it consists of.
 
     ``deadline_seconds`` covers download, local steps and upload, None if nobody waits for it.
-    ``bytes_per_value_*`` is what a value of a tensor takes on the wire after compression.
+    ``bytes_per_value_*`` is what a value of a tensor takes on the wire after compression; ``tasks``
+    are those trained on.
     """
 
     deadline_seconds: float | None = None
+    tasks: tuple[int, ...] = ()
     steps: int = 1
     batch_size: int = 1
     bytes_per_value_up: float = 4.0

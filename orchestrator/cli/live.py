@@ -96,11 +96,10 @@ def _where(shown: Mapping[str, Any], task_names: tuple[str, ...]) -> Text:
         return Text("scoring the untrained model")
     name = task_names[task] if task < len(task_names) else ""
     text = f"task {task + 1} of {len(task_names)} ({name})"
-    if shown.get("phase") == "training":
-        text += f", round {shown.get('round', 0) + 1} of {shown.get('rounds_in_task', '?')}"
-    else:
-        text += ", scoring all tasks"
-    return Text(text)
+    if shown.get("phase") == "evaluating":
+        return Text(f"{text}, scoring all tasks")
+    text += f", round {shown.get('round', 0) + 1} of {shown.get('rounds_in_task', '?')}"
+    return Text(f"{text}, probing" if shown.get("phase") == "probing" else text)
 
 
 def _accuracies(accuracy: list[float | None], task_names: tuple[str, ...]) -> Text:

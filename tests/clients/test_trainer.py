@@ -277,3 +277,63 @@ def test_a_damaged_client_state_is_named_and_stepped_over(tmp_path, caplog):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="every state file of client-0"):
         store.load("run", IDS[0], before_step=9)
+
+
+def test_a_probe_changes_nothing_that_training_sees(lab):
+    probing, plain = (
+        lab(strategy__layer_selection={"name": name, **blocks})
+        for name, blocks in (("selective", {"blocks": 2}), ("top", {"blocks": 2}))
+    )
+    probe = probing.plan(1).orders[0]
+    assert probe.assignment.probe
+    answer = probing.ask(probe)
+    assert isinstance(answer, Update)
+    assert not answer.delta
+    assert {name for values in answer.statistics.values() for name in values} == {"gradient-energy"}
+    assert answer.seconds["probe"] > 0
+    order = plain.plan(1, "probed").orders[0]
+    after = probing.ask(order)
+    before = plain.ask(plain.plan(1, "unprobed").orders[0])
+    for key, value in before.delta.items():
+        np.testing.assert_array_equal(after.delta[key], value)
+
+
+def test_what_a_client_keeps_is_never_sent_and_survives_a_restart(lab, tmp_path):
+    bench = lab(strategy__aggregation={"name": "fedsa"})
+    first = bench.ask(bench.plan(1).orders[0])
+    assert {key.part for key in first.delta if key.group != HEAD} == {"lora_A"}
+    order = bench.plan(4).orders[0]  # the rounds between were missed
+    fresh = LocalTrainer(bench.trainer.settings)  # another process: nothing but the disk is left
+    message = encode_assignment(order.assignment, order.tensors)
+    with_own = decode_result(fresh.answer(IDS[0], message))
+    store = ClientStateStore(bench.trainer.settings.state_folder)
+    kept = store.load("run", IDS[0], before_step=4).personal
+    assert {key.part for key in kept} == {"lora_B"}
+    assert any(value.any() for value in kept.values())
+    stranger = changed(order, run_id="another")
+    message = encode_assignment(stranger.assignment, stranger.tensors)
+    without = decode_result(fresh.answer(IDS[0], message))
+    key = next(key for key in with_own.delta if key.part == "lora_A")
+    assert not np.array_equal(with_own.delta[key], without.delta[key])
+
+
+def test_a_client_that_lost_what_it_was_sent_says_so(lab):
+    bench = lab()
+    order = bench.plan(1).orders[0]
+    lost = dataclasses.replace(order.assignment.held, step=0, ranks={"head|weight": 0})
+    answer = bench.ask(changed(order, held=lost))
+    assert isinstance(answer, ClientFailure)
+    assert answer.reason is FailureReason.MISSING_TENSORS
+
+
+def test_compression_keeps_back_what_it_leaves_out(lab):
+    bench = lab(strategy__compression=[{"name": "topk", "density": 0.1}])
+    order = bench.plan(1).orders[0]
+    update = bench.ask(order)
+    assert all("#" in key.part for key in update.delta)
+    store = ClientStateStore(bench.trainer.settings.state_folder)
+    residuals = store.load("run", IDS[0], before_step=2).residuals
+    assert any(value.any() for value in residuals.values())
+    plan = bench.plan(1)
+    outcome = bench.close(plan, [bench.ask(o) for o in plan.orders])
+    assert all(reply.status == "ok" for reply in outcome.replies)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from strategies.cost import CostModel, cautious
@@ -51,6 +53,12 @@ def test_steps_scale_with_tokens():
     assert COSTS.flops_per_step({HEAD: Dense()}) == 2 * 12.0 * COSTS.flops_per_token(
         {HEAD: Dense()}
     )
+
+
+def test_a_client_with_few_examples_has_small_batches():
+    few = CostModel.of(GROUPS, replace(BUDGET, batch_size=64, tasks=(0,)), a_profile(0))
+    assert few.budget.batch_size == 10
+    assert CostModel.of(GROUPS, BUDGET, a_profile(0)).budget.batch_size == 2
 
 
 def test_memory_counts_moments_and_activations_from_the_deepest_group_up():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strategies.catalog import RANK_ALLOCATORS
@@ -48,6 +48,7 @@ def allocate(policy, view, seed: int = 0):
 
 
 @pytest.mark.parametrize("name", sorted(RANK_ALLOCATORS))
+@settings(max_examples=16)
 @given(seed=st.integers(0, 3), known=st.booleans(), clients=st.integers(1, 4))
 def test_contract(name, seed, known, clients):
     policy = RANK_ALLOCATORS[name](**QUICK.get(name, {}))

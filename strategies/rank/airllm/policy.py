@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Final
 
 import numpy as np
@@ -122,7 +122,7 @@ class AirLLM:
             rank=self.rank,
             cost_weight=self.cost_weight,
             groups=view.groups,
-            budget=view.budget,
+            budget=replace(view.budget, tasks=()),  # of clients that hold no examples
             tokens_per_example=float(np.mean([c.tokens_per_example for c in view.clients])),
         )
         key = repr((self, channel, view.seed))
