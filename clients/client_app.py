@@ -13,7 +13,8 @@ from strategies.types import ClientId, client_ids
 from strategies.wire import from_record, to_record
 
 if TYPE_CHECKING:
-    from clients.trainer import ClientSettings, LocalTrainer
+    from clients.trainer import LocalTrainer
+    from clients.workshop import ClientSettings
 
 _trainers: dict[ClientSettings, LocalTrainer] = {}
 
@@ -48,7 +49,7 @@ def _trainer(settings: ClientSettings) -> LocalTrainer:
 
 def _settings(context: Context) -> ClientSettings:
     """Settings of a client started by ``flwr run``: data directory from the environment."""
-    from clients.trainer import ClientSettings
+    from clients.workshop import ClientSettings
 
     home = data_directory()
     return ClientSettings(cache_folder=home / "cache", state_folder=home / "clients")

@@ -11,30 +11,34 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from clients import profile as device
-from clients.data import Dataset, Shard, open_dataset
+from clients.answers import (
+    Clock,
+    blank_update,
+    drift_of,
+    example_counts,
+    failed,
+    metrics_of,
+)
+from clients.data import Shard
 from clients.evaluation import evaluate
 from clients.feedback import Feedback
 from clients.methods.base import ClientMethod
-from clients.model import AdaptedModel, Base, build_base
 from clients.probing import ProbeRun, measure
 from clients.received import MissingTensorsError, ReceivedTensors
 from clients.reports import Sensitivity, component_norms
 from clients.state_store import ClientState, ClientStateStore
 from clients.training import LocalRun, train
+from clients.workshop import ClientSettings, Workshop, open_workshop, shard_of, tokens_per_example
 from strategies.catalog import CLIENT_METHODS, COMPRESSORS, REPLAY_POLICIES, build
-from strategies.errors import ConfigError, Fault, ModelError, PerennialError
+from strategies.errors import ConfigError, Fault, PerennialError
 from strategies.protocols import Compressor, ReplayMemory
-from strategies.recipe import DataRecipe, SharedRecipe
 from strategies.rng import rng_for
 from strategies.types import (
-    HEAD,
     Array,
     Assignment,
     ClientFailure,
@@ -49,7 +53,6 @@ from strategies.types import (
     Tensors,
     Update,
     Work,
-    client_ids,
 )
 from strategies.wire import (
     decode_assignment,
@@ -62,37 +65,12 @@ from strategies.wire import (
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientSettings:
-    """What the client's own operator decides.
-
-    ``data``, if given, replaces the data section of whatever recipe the server sends: the server
-    never chooses which files are read here.  Simulated clients leave it out.
-    """
-
-    cache_folder: Path
-    state_folder: Path
-    data_folder: Path | None = None
-    data: DataRecipe | None = None
-    num_threads: int = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Workshop:
-    """What one recipe builds, shared by all clients of the process."""
-
-    recipe: SharedRecipe
-    dataset: Dataset
-    base: Base
-    model: AdaptedModel
-
-
 @dataclass(slots=True)
 class LocalTrainer:
     """Answers messages for the clients of this process; one at a time."""
 
     settings: ClientSettings
-    _workshops: dict[str, _Workshop] = field(default_factory=dict)
+    _workshops: dict[str, Workshop] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         torch.set_num_threads(self.settings.num_threads)
@@ -107,7 +85,7 @@ class LocalTrainer:
             return encode_result(self.run(assignment, tensors, client_id, since=start))
         except PerennialError as error:
             log.warning("%s cannot do %s: %s", client_id, assignment.assignment_id, error)
-            return encode_result(_failed(assignment, FailureReason.CRASHED, str(error)))
+            return encode_result(failed(assignment, FailureReason.CRASHED, str(error)))
 
     def _introduce(self, client_id: ClientId, message: bytes) -> bytes:
         recipe, groups = decode_recipe(message)
@@ -128,7 +106,7 @@ class LocalTrainer:
     ) -> tuple[ClientProfile, Tensors]:
         """This client's profile, and the base model's own values of ``groups``."""
         shop = self._workshop(recipe_json)
-        shard = _shard(shop, client_id)
+        shard = shard_of(shop, client_id)
         kind, name = device.device_kind()
         profile = ClientProfile(
             client_id=client_id,
@@ -139,7 +117,7 @@ class LocalTrainer:
             num_train=shard.num_train,
             num_test=shard.num_test,
             model=shop.base.description,
-            tokens_per_example=_tokens_per_example(shop, shard),
+            tokens_per_example=tokens_per_example(shop, shard),
         )
         return profile, shop.model.base_values(groups)
 
@@ -150,24 +128,24 @@ class LocalTrainer:
         shop = self._workshop(assignment.recipe)
         if assignment.client_id != client_id:
             detail = f"assignment for {assignment.client_id} reached {client_id}"
-            return _failed(assignment, FailureReason.WRONG_PLAN, detail)
+            return failed(assignment, FailureReason.WRONG_PLAN, detail)
         if assignment.base_digest != shop.base.description.base_digest:
             here = shop.base.description.base_digest
             detail = f"planned for base {assignment.base_digest[:12]}, here is {here[:12]}"
-            return _failed(assignment, FailureReason.WRONG_BASE, detail)
-        clock, state = _Clock(since), self._load(assignment)
+            return failed(assignment, FailureReason.WRONG_BASE, detail)
+        clock, state = Clock(since), self._load(assignment)
         try:
             model = self._assemble(shop, assignment, tensors)
         except MissingTensorsError as error:
-            return _failed(assignment, FailureReason.MISSING_TENSORS, str(error))
+            return failed(assignment, FailureReason.MISSING_TENSORS, str(error))
         model |= _own(assignment, state)
         shop.model.apply(model, assignment.scale)
         clock.lap("load")
-        shard, scores = _shard(shop, client_id), tuple[Score, ...]()
+        shard, scores = shard_of(shop, client_id), tuple[Score, ...]()
         if assignment.evaluation:
             scores = evaluate(shop.model, shop.dataset, shard, assignment.evaluation, shop.recipe)
             clock.lap("evaluate")
-        update = _update(assignment, scores, clock)
+        update = blank_update(assignment, scores, clock)
         if assignment.probe:
             return _probed(shop, shard, assignment, assignment.probe, update, clock)
         if not assignment.work:
@@ -175,7 +153,7 @@ class LocalTrainer:
         run = _local_run(shop, shard, assignment, assignment.work, state)
         if not len(run.new_ids):
             detail = f"no training examples of tasks {assignment.work.tasks}"
-            return _failed(assignment, FailureReason.NO_EXAMPLES, detail)
+            return failed(assignment, FailureReason.NO_EXAMPLES, detail)
         return self._trained(assignment, run, model, update, clock)
 
     def _trained(
@@ -184,7 +162,7 @@ class LocalTrainer:
         run: LocalRun,
         model: Tensors,
         update: Update,
-        clock: _Clock,
+        clock: Clock,
     ) -> Update:
         """Train, keep what is the client's own and make the rest an update."""
         reports, sent = run.work.reports, run.model.read(run.trainable)
@@ -192,7 +170,7 @@ class LocalTrainer:
         methods = [_method(choice) for choice in run.work.methods]
         loss = train(run, [*methods, *recorder])
         clock.lap("train")
-        trained, counts = run.model.read(run.trainable), _counts(assignment, run)
+        trained, counts = run.model.read(run.trainable), example_counts(assignment, run)
         sketches = recorder[0].sketches() if recorder else {}
         if "component-norms" in reports:
             sketches |= component_norms(dict(model) | sent, trained)
@@ -217,15 +195,15 @@ class LocalTrainer:
             update,
             delta=delta,
             num_examples=counts,
-            statistics=_drift(sent, trained),
+            statistics=drift_of(sent, trained),
             sketches=sketches,
-            metrics=_metrics(run, loss),
+            metrics=metrics_of(run, loss),
             seconds=clock.seconds(),
             peak_memory_bytes=device.peak_memory_bytes(),
         )
 
     def _assemble(
-        self, shop: _Workshop, assignment: Assignment, tensors: Tensors
+        self, shop: Workshop, assignment: Assignment, tensors: Tensors
     ) -> dict[ParamKey, Array]:
         """The state the server means; it is kept for messages that will leave parts of it out."""
         states = self._states()
@@ -245,15 +223,15 @@ class LocalTrainer:
     def _states(self) -> ClientStateStore:
         return ClientStateStore(self.settings.state_folder)
 
-    def _workshop(self, recipe_json: str) -> _Workshop:
+    def _workshop(self, recipe_json: str) -> Workshop:
         if recipe_json not in self._workshops:
             self._workshops.clear()  # one model in memory, not one per run served
-            self._workshops[recipe_json] = _open(recipe_json, self.settings)
+            self._workshops[recipe_json] = open_workshop(recipe_json, self.settings)
         return self._workshops[recipe_json]
 
 
 def _local_run(
-    shop: _Workshop, shard: Shard, assignment: Assignment, work: Work, state: ClientState
+    shop: Workshop, shard: Shard, assignment: Assignment, work: Work, state: ClientState
 ) -> LocalRun:
     # torch's own stream feeds dropout only; it too belongs to this client and round alone.
     torch.manual_seed(assignment.seed)
@@ -275,18 +253,18 @@ def _local_run(
 
 
 def _probed(
-    shop: _Workshop,
+    shop: Workshop,
     shard: Shard,
     assignment: Assignment,
     probe: Probe,
     update: Update,
-    clock: _Clock,
+    clock: Clock,
 ) -> Update | ClientFailure:
     """Measure on batches drawn for this probe alone."""
     ids = np.concatenate([shard.train_ids(task) for task in probe.tasks])
     if not len(ids):
         detail = f"no training examples of tasks {probe.tasks}"
-        return _failed(assignment, FailureReason.NO_EXAMPLES, detail)
+        return failed(assignment, FailureReason.NO_EXAMPLES, detail)
     drawn = rng_for(assignment.seed, "probe").permutation(ids)[: probe.batches * probe.batch_size]
     split = shop.dataset.train
     batches = [
@@ -324,59 +302,6 @@ def _compressors(work: Work) -> list[Compressor]:
     return [build(COMPRESSORS, choice, key="compression") for choice in work.compression]
 
 
-@dataclass(slots=True)
-class _Clock:
-    """Splits a client's time by phase, in seconds."""
-
-    start: float
-    laps: dict[str, float] = field(default_factory=dict)
-    last: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.last = self.start
-
-    def lap(self, phase: str) -> None:
-        now = time.monotonic()
-        self.laps[phase] = now - self.last
-        self.last = now
-
-    def seconds(self) -> dict[str, float]:
-        return self.laps | {"compute": time.monotonic() - self.start}
-
-
-def _open(recipe_json: str, settings: ClientSettings) -> _Workshop:
-    recipe = SharedRecipe.model_validate_json(recipe_json)
-    if settings.data:
-        recipe = recipe.model_copy(update={"data": settings.data})
-    dataset = open_dataset(recipe, settings.cache_folder, settings.data_folder)
-    base = build_base(
-        recipe.model,
-        num_labels=len(dataset.label_names),
-        vocab_size=dataset.vocab_size,
-        seed=recipe.seed,
-        public_images=dataset.public_images,
-        cache_folder=settings.cache_folder,
-    )
-    return _Workshop(recipe=recipe, dataset=dataset, base=base, model=AdaptedModel(base))
-
-
-def _shard(shop: _Workshop, client_id: ClientId) -> Shard:
-    ids = client_ids(shop.recipe.num_clients)
-    if client_id not in ids:
-        raise ModelError(f"client {client_id!r} is none of {ids[0]} … {ids[-1]}")
-    return shop.dataset.shard(ids.index(client_id))
-
-
-def _tokens_per_example(shop: _Workshop, shard: Shard) -> float:
-    """Mean length of the client's training examples; for images, their patches and one more."""
-    config, ids = shop.base.module.config, np.concatenate([*shard.train, np.zeros(0, np.int64)])
-    side, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
-    if isinstance(side, int) and isinstance(patch, int):
-        return float((side // patch) ** 2 + 1)
-    lengths = shop.dataset.train.lengths[ids.astype(np.int64)]
-    return float(lengths.mean()) if len(lengths) else 1.0
-
-
 def _method(choice: StrategyChoice) -> ClientMethod:
     """The method behind a catalog name.
 
@@ -390,65 +315,8 @@ def _method(choice: StrategyChoice) -> ClientMethod:
     return build({choice.name: method}, choice, key="learning.methods")
 
 
-def _allowed(shop: _Workshop, shard: Shard, tasks: Sequence[int]) -> torch.Tensor:
+def _allowed(shop: Workshop, shard: Shard, tasks: Sequence[int]) -> torch.Tensor:
     """Classes the client has held so far, (C,); a row it never saw is not pushed down."""
     allowed = torch.zeros(len(shop.dataset.label_names), dtype=torch.bool)
     allowed[torch.from_numpy(shard.classes_seen(range(max(tasks, default=-1) + 1)))] = True
     return allowed
-
-
-def _counts(assignment: Assignment, run: LocalRun) -> dict[GroupName, NDArray[np.int64]]:
-    """Aggregation weights: all examples for shared groups, per class for the head's rows.
-
-    Replayed classes count with what the memory holds of them: those rows were trained too.
-    """
-    total = np.array(len(run.new_ids), dtype=np.int64)
-    counts = dict.fromkeys(assignment.groups, total)
-    if HEAD in counts and (run.recipe.pooling != "model"):
-        held = np.concatenate([run.new_ids, run.state.memory.ids])
-        labels = run.dataset.train.labels[np.unique(held)]
-        counts[HEAD] = np.bincount(labels, minlength=len(run.dataset.label_names)).astype(np.int64)
-    return counts
-
-
-def _drift(sent: Tensors, trained: Tensors) -> dict[GroupName, dict[str, float]]:
-    """Per group, the squared length of what local training moved, and how many values it has."""
-    drift = dict[GroupName, dict[str, float]]()
-    for key, value in trained.items():
-        entry = drift.setdefault(key.group, {"squared": 0.0, "values": 0.0})
-        entry["squared"] += float(np.sum((value - sent[key]) ** 2, dtype=np.float64))
-        entry["values"] += value.size
-    return drift
-
-
-def _metrics(run: LocalRun, loss: float) -> dict[str, float]:
-    metrics = {
-        "num_examples": float(len(run.new_ids)),
-        "steps": float(run.work.steps),
-        "replayed": float(run.num_replayed),
-        "memory": float(len(run.state.memory.ids)),
-        "step_memory_bytes": float(run.step_memory_bytes),
-    }
-    return metrics | ({"loss": loss} if run.work.steps else {})
-
-
-def _update(assignment: Assignment, scores: tuple[Score, ...], clock: _Clock) -> Update:
-    return Update(
-        assignment_id=assignment.assignment_id,
-        client_id=assignment.client_id,
-        plan_hash=assignment.plan_hash(),
-        delta={},
-        num_examples={},
-        scores=scores,
-        seconds=clock.seconds(),
-        peak_memory_bytes=device.peak_memory_bytes(),
-    )
-
-
-def _failed(assignment: Assignment, reason: FailureReason, detail: str) -> ClientFailure:
-    return ClientFailure(
-        assignment_id=assignment.assignment_id,
-        client_id=assignment.client_id,
-        reason=reason,
-        detail=detail,
-    )

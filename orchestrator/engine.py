@@ -9,8 +9,9 @@ from pathlib import Path
 
 from orchestrator.checkpoint import dump_state, restore
 from orchestrator.config import RunConfig
+from orchestrator.federation import Federation, initial_state
 from orchestrator.fleet import Fleet
-from orchestrator.planner import Federation, Plan, initial_state, plan_step
+from orchestrator.planner import Plan, plan_step
 from orchestrator.progress import Progress
 from orchestrator.publish import Publisher
 from orchestrator.rounds import Outcome, close_step

@@ -12,7 +12,8 @@ from typing import Final
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from orchestrator.planner import Federation, Order, agree
+from orchestrator.federation import Federation, agree
+from orchestrator.planner import Order
 from orchestrator.transport import OnWait, failure, late, to_reply
 from strategies.errors import PerennialError, TransportError, WireError
 from strategies.types import (

@@ -54,7 +54,8 @@ def run_in_process(
     run_id: str, config: RunConfig, home: Home, *, on_progress: Callable[[], None]
 ) -> RunStatus:
     """Train all clients here, one after another; ``on_progress`` is called between them."""
-    from clients.trainer import ClientSettings, LocalTrainer
+    from clients.trainer import LocalTrainer
+    from clients.workshop import ClientSettings
 
     trainer = LocalTrainer(
         ClientSettings(
@@ -148,7 +149,7 @@ def _simulate(run_id: str) -> None:
     from flwr.simulation import run_simulation
 
     from clients.client_app import make_client_app
-    from clients.trainer import ClientSettings
+    from clients.workshop import ClientSettings
     from orchestrator.flower_transport import FlowerTransport
 
     home = Home.from_environment()

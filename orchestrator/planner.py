@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from orchestrator.config import RunConfig
+from orchestrator.federation import Federation
 from orchestrator.fleet import Fleet
 from orchestrator.outgoing import Kept, Sender
 from orchestrator.schedule import Step, schedule
+from orchestrator.shapes import largest_reply
 from strategies.compression.chain import bytes_per_value
-from strategies.errors import StrategyError, TransportError
-from strategies.lora import drawn_factors, factors_of, keys_of, spectrum
+from strategies.errors import StrategyError
+from strategies.lora import factors_of, spectrum
 from strategies.protocols import Adaptive, Alternating, Personalizing, Probing
 from strategies.rng import rng_for, seed_for
 from strategies.types import (
     LORA_A,
-    LORA_B,
     Array,
     Assignment,
     ClientId,
@@ -30,22 +30,15 @@ from strategies.types import (
     GlobalState,
     GroupName,
     GroupPlan,
-    GroupSpec,
     Holding,
     LowRank,
-    ModelDescription,
-    ParamKey,
     Probe,
     RoundBudget,
     RoundView,
     Statistic,
-    TaskInfo,
     Tensors,
     Work,
 )
-
-# Header, scores, statistics and per-row counts of an honest answer fit in this many times over.
-_SMALL_CHANGE_BYTES: Final = 2**20
 
 SELECTION, RANK, AGGREGATION = "layer-selection", "rank", "aggregation"
 """Names of what is remembered in a state, by kind of strategy."""
@@ -65,19 +58,6 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Federation:
-    """What the clients said of themselves, once they agree."""
-
-    clients: tuple[ClientProfile, ...]  # sorted by id
-    tasks: tuple[TaskInfo, ...]
-    model: ModelDescription
-
-    def groups(self) -> Mapping[GroupName, GroupSpec]:
-        """The model's groups by name."""
-        return {group.name: group for group in self.model.groups}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """A step with everybody's orders and the view it was planned from.
 
@@ -89,40 +69,6 @@ class Plan:
     orders: tuple[Order, ...]
     view: RoundView
     notes: tuple[str, ...] = field(default=())
-
-
-def agree(profiles: Sequence[ClientProfile]) -> Federation:
-    """One federation out of all profiles.
-
-    Raises: TransportError naming the first client whose tasks or base model differ.
-    """
-    if not profiles:
-        raise TransportError("no client answered the request for its profile")
-    ordered = sorted(profiles, key=lambda profile: profile.client_id)
-    first = ordered[0]
-    for other in ordered[1:]:
-        if other.model.base_digest != first.model.base_digest:
-            raise TransportError(
-                f"{other.client_id} has base model {other.model.base_digest[:12]}, "
-                f"{first.client_id} has {first.model.base_digest[:12]}; give both the same "
-                "checkpoint"
-            )
-        if other.tasks != first.tasks:
-            raise TransportError(
-                f"{other.client_id} and {first.client_id} disagree on the tasks or their labels; "
-                "declare data.labels and stream.tasks in the run file"
-            )
-    return Federation(clients=tuple(ordered), tasks=first.tasks, model=first.model)
-
-
-def initial_state(config: RunConfig, federation: Federation) -> GlobalState:
-    """The untrained model: A drawn per group from the run's seed, B zero, nothing dense moved."""
-    rank, tensors = config.rank_allocator().max_rank, dict[ParamKey, Array]()
-    for group in federation.model.groups:
-        if rank and group.kind == "linear" and group.linear:
-            factors = drawn_factors(config.seed, group, min(rank, *group.linear))
-            tensors |= zip(keys_of(group.name), factors, strict=True)
-    return GlobalState(step_index=0, tensors=tensors)
 
 
 def plan_step(
@@ -353,7 +299,7 @@ class _Planner:
         return Order(
             assignment=assignment,
             tensors=parcel.tensors,
-            max_reply_bytes=_largest_reply(assignment, specs),
+            max_reply_bytes=largest_reply(assignment, specs),
             holding=parcel.holding,
         )
 
@@ -398,42 +344,3 @@ def _spectra(tensors: Tensors) -> dict[GroupName, Array]:
     groups = dict.fromkeys(key.group for key in tensors if key.part == LORA_A)
     factors = {group: factors_of(tensors, group) for group in groups}
     return {group: spectrum(pair) for group, pair in factors.items() if pair is not None}
-
-
-def planned_shapes(
-    plan: GroupPlan, spec: GroupSpec, kept: Sequence[str] = ()
-) -> dict[str, tuple[int, ...]]:
-    """The parts an update for ``plan`` must hold, with their shapes; not those the client keeps."""
-    if isinstance(plan, Dense):
-        return {part: shape for part, shape in spec.parts.items() if part not in kept}
-    if spec.linear is None:
-        raise StrategyError(f"group {spec.name!r} is {spec.kind}, LoRA needs a linear one")
-    d_out, d_in = spec.linear
-    shapes = dict[str, tuple[int, ...]]()
-    if plan.train_a and LORA_A not in kept:
-        shapes[LORA_A] = (plan.rank, d_in)
-    if plan.train_b and LORA_B not in kept:
-        shapes[LORA_B] = (d_out, plan.rank)
-    return shapes
-
-
-def assigned_shapes(
-    assignment: Assignment, specs: Mapping[GroupName, GroupSpec]
-) -> dict[ParamKey, tuple[int, ...]]:
-    """All tensors an update for ``assignment`` must hold; none where nothing is trained."""
-    if assignment.work is None:
-        return {}
-    return {
-        ParamKey(name, part): shape
-        for name, plan in assignment.groups.items()
-        for part, shape in planned_shapes(plan, specs[name], assignment.kept.get(name, ())).items()
-    }
-
-
-def _largest_reply(assignment: Assignment, specs: Mapping[GroupName, GroupSpec]) -> int:
-    """Twice the uncompressed update, and room for everything else."""
-    values = sum(math.prod(shape) for shape in assigned_shapes(assignment, specs).values())
-    if assignment.probe and "input-spectrum" in assignment.probe.statistics:
-        linear = [specs[name].linear for name in assignment.groups]
-        values += sum(assignment.probe.max_rank * shape[1] for shape in linear if shape)
-    return 2 * 4 * values + _SMALL_CHANGE_BYTES

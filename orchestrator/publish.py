@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.config import RunConfig
-from orchestrator.planner import Federation
+from orchestrator.federation import Federation
 from orchestrator.transport import Transport
 from strategies.lora import is_factor, joined
 from strategies.peft_format import write_adapter

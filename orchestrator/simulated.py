@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from orchestrator.config import RunConfig
+from orchestrator.federation import Federation
 from orchestrator.links import Journey
-from orchestrator.planner import Federation, Order, Plan
+from orchestrator.planner import Order, Plan
 from strategies.cost import CostModel
 from strategies.types import Reply, Update
 

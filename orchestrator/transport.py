@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.planner import Federation, Order, agree
+from orchestrator.federation import Federation, agree
+from orchestrator.planner import Order
 from strategies.errors import PerennialError, WireError
 from strategies.types import (
     ClientFailure,

@@ -11,7 +11,7 @@ import torch
 
 from clients.model import AdaptedModel, example_losses
 from clients.probing import ProbeRun, measure
-from clients.trainer import ClientSettings, _open, _shard
+from clients.workshop import ClientSettings, open_workshop, shard_of
 from strategies.lora import drawn_factors, keys_of
 from strategies.types import HEAD, Dense, LowRank, Probe, client_ids
 from tests.conftest import tiny_config
@@ -30,7 +30,7 @@ ALL = (
 def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probing")
     settings = ClientSettings(cache_folder=folder / "cache", state_folder=folder / "state")
-    return _open(tiny_config().shared_recipe().model_dump_json(), settings)
+    return open_workshop(tiny_config().shared_recipe().model_dump_json(), settings)
 
 
 def a_run(shop, statistics=ALL, batches=2, batch_size=8, learning_rate=1e-3) -> ProbeRun:
@@ -43,7 +43,7 @@ def a_run(shop, statistics=ALL, batches=2, batch_size=8, learning_rate=1e-3) -> 
             tensors |= zip(keys_of(group.name), pair, strict=True)
             plans[group.name] = LowRank(rank=2)
     model.apply(tensors, 2.0)
-    ids = _shard(shop, client_ids(3)[0]).train_ids(0)[: batches * batch_size]
+    ids = shard_of(shop, client_ids(3)[0]).train_ids(0)[: batches * batch_size]
     chunks = np.array_split(ids, batches)
     split = shop.dataset.train
     return ProbeRun(

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from clients.state_store import ClientState, ClientStateStore
-from clients.trainer import ClientSettings, LocalTrainer
+from clients.trainer import LocalTrainer
+from clients.workshop import ClientSettings
+from orchestrator.federation import agree, initial_state
 from orchestrator.fleet import Fleet
-from orchestrator.planner import agree, initial_state, plan_step
+from orchestrator.planner import plan_step
 from orchestrator.rounds import close_step
 from strategies.errors import DataError
 from strategies.protocols import ReplayMemory

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from orchestrator.config import RunConfig, parse_config
-from orchestrator.planner import Federation, Order
+from orchestrator.federation import Federation
+from orchestrator.planner import Order
 from strategies.types import (
     HEAD,
     ClientId,
@@ -72,7 +73,7 @@ def a_federation(num_train: tuple[tuple[int, ...], ...] = ((4, 4), (4, 4), (4, 4
 
 def an_update(order: Order, federation: Federation, fill: float = 0.01) -> Update:
     """An honest answer to ``order`` in which every trained value moved by ``fill``."""
-    from orchestrator.planner import planned_shapes
+    from orchestrator.shapes import planned_shapes
 
     groups, assignment = federation.groups(), order.assignment
     delta = {

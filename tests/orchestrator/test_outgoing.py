@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from clients.received import MissingTensorsError, ReceivedTensors
+from orchestrator.federation import initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.outgoing import Receipts, Sender, changes
-from orchestrator.planner import initial_state, plan_step
+from orchestrator.planner import plan_step
 from strategies.lora import factors_of, keys_of
 from strategies.types import (
     HEAD,

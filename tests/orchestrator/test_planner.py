@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from orchestrator.federation import agree, initial_state
 from orchestrator.fleet import Fleet
-from orchestrator.planner import agree, initial_state, plan_step
+from orchestrator.planner import plan_step
 from orchestrator.schedule import schedule
 from strategies.errors import TransportError
 from strategies.lora import factors_of, keys_of

@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from orchestrator.federation import initial_state
 from orchestrator.fleet import Fleet
-from orchestrator.planner import initial_state, plan_step
+from orchestrator.planner import plan_step
 from orchestrator.rounds import close_step
 from orchestrator.transport import failure
 from strategies.errors import RoundFailedError

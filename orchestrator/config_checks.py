@@ -1,0 +1,117 @@
+"""What single fields of a run file cannot see: strategies by name, and what goes together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from strategies.catalog import CLIENT_METHODS, nearest
+from strategies.errors import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from orchestrator.config import RunConfig
+
+
+def faults_of(config: RunConfig) -> list[Fault]:
+    """Everything wrong with a run file whose fields are fine one by one."""
+    found = _check_strategies(config) + _check_together(config)
+    return found or _check_capabilities(config)
+
+
+def _check_strategies(config: RunConfig) -> list[Fault]:
+    """Every strategy by name and parameters, each checked whatever is wrong with the others."""
+    builders: list[Callable[[], object]] = [
+        config.layer_selector,
+        config.rank_allocator,
+        config.aggregator,
+        config.compressors,
+        config.replay_policy,
+    ]
+    faults = list[Fault]()
+    for builder in builders:
+        try:
+            builder()
+        except ConfigError as error:
+            faults += error.faults
+    known = ", ".join(sorted(CLIENT_METHODS))
+    for index, method in enumerate(config.learning.methods):
+        if method.name not in CLIENT_METHODS:
+            key = f"learning.methods.{index}.name"
+            faults.append(
+                Fault(
+                    key, repr(method.name), f"one of {known}", nearest(method.name, CLIENT_METHODS)
+                )
+            )
+    return faults
+
+
+def _check_capabilities(config: RunConfig) -> list[Fault]:
+    """Strategies that are fine by themselves and do not go together."""
+    ranks, merging = config.strategy.rank.name, config.strategy.aggregation.name
+    allocator, aggregator, faults = config.rank_allocator(), config.aggregator(), list[Fault]()
+    needs = aggregator.capabilities
+    if needs.needs_equal_rank and not allocator.same_for_all:
+        faults.append(
+            Fault(
+                "strategy.aggregation.name",
+                repr(merging),
+                f"an aggregation that takes unequal ranks, which strategy.rank = {ranks!r} gives",
+                "aggregation 'exact' or rank 'fixed'; docs/strategies.md lists what goes together",
+            )
+        )
+    if needs.changes_base and getattr(allocator, "needs_spectrum", False):
+        faults.append(
+            Fault(
+                "strategy.aggregation.name",
+                repr(merging),
+                f"one that keeps its merged update in the factors; strategy.rank = {ranks!r} "
+                "reads their spectrum",
+                "aggregation 'exact'",
+            )
+        )
+    faults += [
+        Fault(
+            f"strategy.compression.{index}.name",
+            repr(config.strategy.compression[index].name),
+            "a compressor that keeps the shape of what it is given",
+            "put this one first",
+        )
+        for index, compressor in enumerate(config.compressors())
+        if index and not compressor.keeps_shape
+    ]
+    return faults
+
+
+def _check_together(config: RunConfig) -> list[Fault]:
+    """What single fields cannot see."""
+    federation, faults = config.federation, list[Fault]()
+    if config.cohort_size() > federation.clients:
+        expected = f"at most federation.clients = {federation.clients}"
+        faults.append(Fault("federation.cohort", str(federation.cohort), expected))
+    if federation.min_replies > config.cohort_size():
+        expected = f"at most the cohort of {config.cohort_size()}"
+        faults.append(Fault("federation.min_replies", str(federation.min_replies), expected))
+    if config.model.task == "causal-lm" and config.stream.kind != "domain-incremental":
+        faults.append(
+            Fault(
+                "stream.kind",
+                repr(config.stream.kind),
+                "'domain-incremental'",
+                "causal-lm has no classes",
+            )
+        )
+    if (config.data.source == "digits") != (config.model.task == "image-classification") and (
+        config.data.source == "digits"
+    ):
+        faults.append(
+            Fault("model.task", repr(config.model.task), "'image-classification' for digits")
+        )
+    if config.data.source in ("jsonl", "csv", "parquet"):
+        faults += [
+            Fault(f"data.{split}", "nothing", f"the path of the {split} file")
+            for split in ("train", "test")
+            if getattr(config.data, split) is None
+        ]
+    if config.data.source == "huggingface" and config.data.name is None:
+        faults.append(Fault("data.name", "nothing", "a data set's hub name or path"))
+    return faults
