@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,7 +65,7 @@ class Sender:
         before = self.state.holdings.get(client, Holding())
         model, own = _slice(self.state.tensors, plans, kept, left_out), _own(kept)
         ranks = {
-            key.text: value.shape[0 if key.part == LORA_A else 1] if is_factor(key) else 0
+            key.text: _rank(key, value)
             for key, value in model.items()
             if key.text not in before.own
         }
@@ -78,11 +78,28 @@ class Sender:
             holding=Holding(step=self.state.step_index, ranks=ranks, own=own),
         )
 
+    def carried_bytes(
+        self, client: ClientId, chosen: Collection[GroupName], kept: Kept, bytes_per_value: float
+    ) -> float:
+        """Bytes of what the client needs besides the ``chosen`` groups, and does not have."""
+        before = self.state.holdings.get(client, Holding())
+        model = _slice(self.state.tensors, {}, kept, frozenset(chosen))
+        return bytes_per_value * sum(
+            value.size
+            for key, value in model.items()
+            if key.text not in before.own and not self._has(before, key.text, _rank(key, value))
+        )
+
     def _has(self, before: Holding, name: str, rank: int) -> bool:
         since = self.state.changed.get(name)
         if since is None:  # as it was drawn from the run's seed, which the client can do too
             return is_factor(ParamKey.parse(name))
         return before.step >= since and before.ranks.get(name, -1) >= rank
+
+
+def _rank(key: ParamKey, value: Array) -> int:
+    """Components of a factor, 0 of what is none."""
+    return int(value.shape[0 if key.part == LORA_A else 1]) if is_factor(key) else 0
 
 
 def _slice(

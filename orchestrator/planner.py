@@ -35,6 +35,7 @@ from strategies.types import (
     Probe,
     RoundBudget,
     RoundView,
+    Selection,
     Statistic,
     Tensors,
     Work,
@@ -146,10 +147,12 @@ class _Planner:
         selection = self.config.layer_selector().select(
             self._remembering(view, SELECTION), rng_for(self.config.seed, "selection", *path)
         )
+        kept = self._kept(view)
+        view = replace(view, carried_bytes=self._carried(view, selection, kept))
         ranks = self.config.rank_allocator().allocate(
             self._remembering(view, RANK), selection, rng_for(self.config.seed, "ranks", *path)
         )
-        kept, orders, silent = self._kept(view), list[Order](), list[str]()
+        orders, silent = list[Order](), list[str]()
         for client in cohort:
             chosen, own = selection[client.client_id], ranks[client.client_id]
             plans, left_out = self._group_plans(chosen, own)
@@ -199,6 +202,17 @@ class _Planner:
             evidence=self.state.evidence,
             spectra=_spectra(self.state.tensors),
         )
+
+    def _carried(
+        self, view: RoundView, selection: Selection, kept: Mapping[ClientId, Kept]
+    ) -> dict[ClientId, float]:
+        """Per client, bytes of the frozen rest of the model that it does not have yet."""
+        sender = Sender(state=self.state, downlink=())
+        size = view.budget.bytes_per_value_down
+        return {
+            client: sender.carried_bytes(client, chosen, kept.get(client, {}), size)
+            for client, chosen in selection.items()
+        }
 
     def _remembering(self, view: RoundView, kind: str) -> RoundView:
         return replace(view, state=self.state.memories.get(kind, {}))

@@ -382,6 +382,8 @@ class RoundView:
 
     ``clients`` are the cohort.  ``spectra`` are the singular values of each low-rank group's merged
     update B·A, descending.  ``state`` is what the strategy itself remembered last.
+    ``carried_bytes`` are what each client must be sent besides the groups chosen for it, known once
+    they are.
     """
 
     task_index: int
@@ -393,6 +395,7 @@ class RoundView:
     evidence: Evidence = field(default_factory=dict)
     spectra: Mapping[GroupName, Array] = field(default_factory=dict)
     state: State = field(default_factory=dict)
+    carried_bytes: Mapping[ClientId, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,13 +37,19 @@ def plans_of(
     }
 
 
+def expected_seconds(
+    view: RoundView, client: ClientProfile, plans: Mapping[GroupName, GroupPlan]
+) -> float:
+    """Seconds of the whole round; what was never measured is assumed slow."""
+    client = cautious(client)
+    seconds = CostModel.of(view.groups, view.budget, client).round_seconds(client, plans)
+    carried = view.carried_bytes.get(client.client_id, 0.0)
+    return (seconds or 0.0) + carried / (client.downlink_bytes_per_second or 1.0)
+
+
 def meets_deadline(
     view: RoundView, client: ClientProfile, plans: Mapping[GroupName, GroupPlan]
 ) -> bool:
-    """Whether the cost model expects the plan to fit; what was never measured is assumed slow."""
+    """Whether the cost model expects the plan to fit."""
     deadline = view.budget.deadline_seconds
-    if deadline is None:
-        return True
-    client = cautious(client)
-    seconds = CostModel.of(view.groups, view.budget, client).round_seconds(client, plans)
-    return seconds is not None and seconds <= deadline
+    return deadline is None or expected_seconds(view, client, plans) <= deadline

@@ -136,9 +136,12 @@ class _Account:
         # Compute grows mainly with how deep the backward pass must go: count on all the way.
         ones = plans_of(chosen, dict.fromkeys(largest_ranks(view, 1), 1))
         dense = {name: plan for name, plan in ones.items() if not isinstance(plan, LowRank)}
-        traffic = costs.bytes_up(dense) + costs.bytes_down(dense) + 2 * costs.message_bytes(ones)
+        carried = view.carried_bytes.get(client.client_id, 0.0)
+        traffic = carried + costs.bytes_up(dense) + costs.bytes_down(dense)
+        traffic += 2 * costs.message_bytes(ones)
         seconds = (
             costs.transfer_seconds(client, dense)
+            + carried / client.downlink_bytes_per_second  # type: ignore[operator]  # not None: cautious
             + costs.message_bytes(ones) / client.uplink_bytes_per_second  # type: ignore[operator]
             + costs.message_bytes(ones) / client.downlink_bytes_per_second  # type: ignore[operator]
             + (costs.compute_seconds(client, ones) or 0.0)

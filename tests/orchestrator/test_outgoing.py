@@ -57,6 +57,16 @@ def test_trained_groups_are_cut_to_their_rank_and_others_sent_whole():
     assert not sent.held.ranks
 
 
+def test_what_is_carried_besides_the_chosen_groups_is_what_the_client_lacks():
+    state = a_state(changed_at=4)
+    sender = Sender(state=state, downlink=())
+    value = 3 * (5 + 7)  # the other linear group at the server's rank
+    assert sender.carried_bytes(CLIENT, [QUERY, HEAD], {}, 4.0) == 4 * value
+    assert sender.carried_bytes(CLIENT, [QUERY, VALUE, HEAD], {}, 4.0) == 0
+    has = dataclasses.replace(state, holdings={CLIENT: parcel(state).holding})
+    assert Sender(state=has, downlink=()).carried_bytes(CLIENT, [QUERY, HEAD], {}, 4.0) == 0
+
+
 def test_what_is_left_out_is_not_sent_at_all():
     sent = parcel(a_state(), left_out=frozenset({VALUE}))
     assert {key.group for key in sent.tensors} == {QUERY, HEAD}

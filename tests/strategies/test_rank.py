@@ -16,7 +16,7 @@ from strategies.protocols import Adaptive
 from strategies.rank.adalora import AdaLoRA
 from strategies.rank.eva import Eva
 from strategies.rank.hetlora import HetLoRA
-from strategies.rank.limits import plans_of
+from strategies.rank.limits import expected_seconds, plans_of
 from strategies.rank.spectral import Spectral
 from strategies.rng import rng_for
 from strategies.types import (
@@ -132,6 +132,19 @@ def test_spectral_gives_a_faster_line_at_least_as_much_of_everything():
     ranks = allocate(Spectral(rank=8, energy=1.0), view)
     assert all(ranks["client-1"][name] >= rank for name, rank in ranks["client-0"].items())
     assert sum(ranks["client-1"].values()) > sum(ranks["client-0"].values())
+
+
+def test_spectral_leaves_time_for_what_must_be_carried_besides():
+    client = a_profile(flops_per_second=1e9, **SLOW)
+    budget = RoundBudget(deadline_seconds=20.0, steps=2, batch_size=4)
+    view = a_view(clients=(client,), spectra=decaying(), budget=budget)
+    loaded = replace(view, carried_bytes={client.client_id: 40_000.0})  # five seconds
+    free, left = (
+        allocate(Spectral(rank=8, energy=1.0), each)["client-0"] for each in (view, loaded)
+    )
+    assert sum(left.values()) < sum(free.values())
+    plans = plans_of(everything(loaded)["client-0"], left)
+    assert expected_seconds(loaded, client, plans) <= 20.0
 
 
 def test_spectral_is_the_best_choice_within_its_bytes():

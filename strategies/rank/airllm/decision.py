@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from strategies.cost import CostModel, cautious
-from strategies.rank.limits import largest_ranks, plans_of
+from strategies.cost import cautious
+from strategies.rank.limits import expected_seconds, largest_ranks, plans_of
 from strategies.types import Array, ClientProfile, GroupName, GroupPlan, RoundView, State
 
 NUM_FEATURES: Final = 5  # what a state says besides the last ranks
@@ -31,9 +31,7 @@ def encoded(ranks: Sequence[int], max_rank: int) -> Array:
 
 def share_of_deadline(view: RoundView, client: ClientProfile, plans: Plans) -> float:
     """κ: expected seconds of the round over the deadline."""
-    client = cautious(client)
-    seconds = CostModel.of(view.groups, view.budget, client).round_seconds(client, plans)
-    return (seconds or 0.0) / deadline_of(view)
+    return expected_seconds(view, client, plans) / deadline_of(view)
 
 
 def fitted(
