@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -23,11 +23,35 @@ _KEPT_VERSIONS: Final = 3
 _TENSORS: Final = ("personal", "residuals")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Outputs:
+    """What a model once answered: ``ids`` (n,) of examples and its logits ``values`` (n, C).
+
+    Logits of classes that were no answers then are −inf.
+    """
+
+    ids: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+    def only(self, ids: NDArray[np.int64]) -> Outputs:
+        """Those of ``ids``."""
+        kept = np.isin(self.ids, ids)
+        return Outputs(ids=self.ids[kept], values=self.values[kept])
+
+    def joined(self, other: Outputs) -> Outputs:
+        """With ``other``'s added."""
+        return Outputs(
+            ids=np.concatenate([self.ids, other.ids]),
+            values=np.concatenate([self.values, other.values]),
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientState:
     """What a client carries from round to round.
 
     ``offered`` are the ids of the current task that the memory has been offered already.
+    ``outputs`` are answers of earlier models that a client method compares with, by its name.
     ``personal`` are parts of the model that are this client's own; ``residuals`` what compression
     has kept back so far, as factors (of B·A, not of the change) or dense tensors.
     """
@@ -35,6 +59,7 @@ class ClientState:
     memory: ReplayMemory
     task_index: int = -1
     offered: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    outputs: Mapping[str, Outputs] = field(default_factory=dict)
     personal: Tensors = field(default_factory=dict)
     residuals: Tensors = field(default_factory=dict)
 
@@ -91,12 +116,14 @@ class ClientStateStore:
 def _arrays(state: ClientState) -> dict[str, Array]:
     memory = state.memory
     numbers = np.array([memory.capacity, memory.num_offered, state.task_index], dtype=np.int64)
-    arrays = {
+    arrays: dict[str, Array] = {
         "numbers": numbers,
         "ids": memory.ids,
         "tasks": memory.tasks,
         "offered": state.offered,
     }
+    for name, found in state.outputs.items():
+        arrays[f"outputs/{name}/ids"], arrays[f"outputs/{name}/values"] = found.ids, found.values
     for name in _TENSORS:
         arrays |= {f"{name}/{key.text}": value for key, value in getattr(state, name).items()}
     return arrays
@@ -116,6 +143,17 @@ def _read(path: Path) -> ClientState:
             }
             for name in _TENSORS
         }
+        names = {entry.split("/")[1] for entry in arrays.files if entry.startswith("outputs/")}
+        outputs = {
+            name: Outputs(
+                ids=arrays[f"outputs/{name}/ids"], values=arrays[f"outputs/{name}/values"]
+            )
+            for name in names
+        }
         return ClientState(
-            memory=memory, task_index=task_index, offered=arrays["offered"], **tensors
+            memory=memory,
+            task_index=task_index,
+            offered=arrays["offered"],
+            outputs=outputs,
+            **tensors,
         )

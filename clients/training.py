@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from clients.memory import saved_for_backward
-from clients.model import AdaptedModel, example_losses
+from clients.model import AdaptedModel, losses_of
 from clients.state_store import ClientState
 from strategies.protocols import ExampleIds, ReplayPolicy
 from strategies.recipe import ModelRecipe
@@ -34,10 +34,14 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One step's examples, new ones first, as the model's inputs."""
+    """One step's examples, new ones first, as the model's inputs, and what it makes of them.
+
+    ``logits`` (n, C) or, of a causal LM, (n, t, vocabulary), with their graph.
+    """
 
     draw: Draw
     inputs: Mapping[str, Tensor]
+    logits: Tensor
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +50,8 @@ class LocalRun:
 
     ``new_ids`` are the client's examples of the tasks at hand; ``allowed (C,)`` marks the classes
     it has ever held, the only ones its loss may push; ``kept`` are parts that are the client's own;
-    ``step`` counts the steps of this round.  Methods may change ``state`` and ``num_replayed``.
+    ``step`` counts the steps of this round; ``received`` are the trainable tensors as they came.
+    Methods may change ``state`` and ``num_replayed``.
     """
 
     task_index: int
@@ -63,6 +68,7 @@ class LocalRun:
     memory_rng: Rng
     kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
     step: int = 0
+    received: Mapping[ParamKey, Tensor] = field(default_factory=dict)
     num_replayed: int = 0
     step_memory_bytes: int = 0  # activations, gradients and moments of the first step
     used: set[int] = field(default_factory=set)  # new examples trained on so far
@@ -85,6 +91,7 @@ def train(run: LocalRun, methods: Sequence[ClientMethod]) -> float:
 
     The optimizer is fresh: the server's merge may have rotated the factors its moments belong to.
     """
+    run.received = {key: p.detach().clone() for key, p in run.trainable.items()}
     if run.state.task_index != run.task_index:
         run.state = replace(
             run.state, task_index=run.task_index, offered=np.zeros(0, dtype=np.int64)
@@ -131,8 +138,9 @@ def _one_step(
     draw = Draw(new, new[:0])
     for method in methods:
         draw = method.batch(run, draw)
-    batch = Batch(draw, run.tensors_of(np.concatenate(draw)))
-    loss = _loss(run, batch, parameters)
+    inputs = run.tensors_of(np.concatenate(draw))
+    batch = Batch(draw, inputs, _logits(run, inputs, parameters))
+    loss = losses_of(run.model, batch.logits, inputs, run.allowed).mean()
     for method in methods:
         loss = method.loss(run, batch, loss)
     optimizer.zero_grad(set_to_none=True)
@@ -147,15 +155,17 @@ def _one_step(
     return loss.item()
 
 
-def _loss(run: LocalRun, batch: Batch, parameters: list[torch.nn.Parameter]) -> Tensor:
-    """The mean loss; the first time it also measures what its backward pass holds on to."""
+def _logits(
+    run: LocalRun, inputs: Mapping[str, Tensor], parameters: list[torch.nn.Parameter]
+) -> Tensor:
+    """The forward pass; the first one also measures what its backward pass will hold on to."""
     if run.step_memory_bytes:
-        return example_losses(run.model, batch.inputs, run.allowed).mean()
+        return run.model.logits(inputs)
     with saved_for_backward(run.model.module.parameters()) as saved:
-        loss = example_losses(run.model, batch.inputs, run.allowed).mean()
+        logits = run.model.logits(inputs)
     copies = 3  # of a trained value: its gradient and AdamW's two moments
     run.step_memory_bytes = saved.total + copies * sum(p.nbytes for p in parameters)
-    return loss
+    return logits
 
 
 def _optimizer(

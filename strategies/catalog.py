@@ -110,6 +110,11 @@ COMPRESSORS: Final[dict[str, type[Compressor]]] = {
 CLIENT_METHODS: Final[dict[str, str]] = {
     "finetune": "clients.methods.finetune:Finetune",
     "er": "clients.methods.er:ExperienceReplay",
+    "derpp": "clients.methods.derpp:DarkExperienceReplay",
+    "agem": "clients.methods.agem:AveragedGem",
+    "lwf": "clients.methods.lwf:LearningWithoutForgetting",
+    "prox": "clients.methods.prox:Prox",
+    "dft": "clients.methods.dft:DynamicFinetuning",
     "imprint": "clients.methods.imprint:Imprint",
     "hetlora": "clients.methods.hetlora:TailPenalty",
     "local-alt": "clients.methods.local_alt:LocalAlt",

@@ -4,13 +4,16 @@ from clients.model.adapters import AdaptedModel
 from clients.model.base import Base, build_base
 from clients.model.export import load_base, load_merged, merge
 from clients.model.losses import (
+    IGNORED,
     completion_losses,
     example_losses,
     generate,
+    losses_of,
     masked_cross_entropy,
 )
 
 __all__ = [
+    "IGNORED",
     "AdaptedModel",
     "Base",
     "build_base",
@@ -19,6 +22,7 @@ __all__ = [
     "generate",
     "load_base",
     "load_merged",
+    "losses_of",
     "masked_cross_entropy",
     "merge",
 ]

@@ -39,7 +39,13 @@ def completion_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 def example_losses(model: AdaptedModel, inputs: Mapping[str, Tensor], allowed: Tensor) -> Tensor:
     """The loss of each example of a batch (n,), by the model's task."""
-    logits = model.logits(inputs)
+    return losses_of(model, model.logits(inputs), inputs, allowed)
+
+
+def losses_of(
+    model: AdaptedModel, logits: Tensor, inputs: Mapping[str, Tensor], allowed: Tensor
+) -> Tensor:
+    """The loss of each example (n,), from logits already computed."""
     if model.base.recipe.task == "causal-lm":
         return completion_losses(logits, inputs["labels"])
     return masked_cross_entropy(logits, inputs["labels"], allowed)

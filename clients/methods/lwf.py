@@ -1,0 +1,63 @@
+"""LwF: the model that knew the old classes labels the new examples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge, Gt
+from torch.nn import functional
+
+from clients.data import classes_of
+from clients.methods.base import ClientMethod
+from clients.methods.outputs import answers, remembered, rows_of, store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from clients.training import Batch, LocalRun
+
+_NAME = "lwf"
+
+
+@dataclass(frozen=True, slots=True)
+class LearningWithoutForgetting(ClientMethod):
+    """L + α·T²·KL(softmax(z/T) ‖ softmax(f(x)/T)) over the classes the client knew before the task.
+
+    z are the logits of the model the client received first in this task, on the task's own
+    examples; nothing old is kept.  A client that knew no class before has nothing to lose.
+    Source: LwF, Li and Hoiem 2017, arXiv 1606.09282; departs: the teacher is the global model of
+    the client's first round in the task, asked once.
+    """
+
+    alpha: Annotated[float, Ge(0)] = 0.5
+    temperature: Annotated[float, Gt(0)] = 2.0
+
+    def task_start(self, run: LocalRun) -> None:
+        taught = answers(run, run.new_ids)
+        known = np.zeros(taught.values.shape[1], dtype=np.bool_)
+        known[classes_of(run.dataset.tasks, range(min(run.work.tasks)))] = True
+        taught.values[:, ~known] = -np.inf  # what the task brings is not the teacher's to say
+        store(run, _NAME, taught)
+
+    def loss(self, run: LocalRun, batch: Batch, loss: Tensor) -> Tensor:
+        stored, ids = remembered(run, _NAME), batch.draw.new
+        known = np.isin(ids, stored.ids)
+        if not self.alpha or not known.any():
+            return loss
+        then = rows_of(stored, ids[known])
+        if not torch.isfinite(then).any():
+            return loss
+        now = batch.logits[: len(ids)][torch.from_numpy(known)]
+        return loss + self.alpha * distillation(now, then, self.temperature)
+
+
+def distillation(now: Tensor, then: Tensor, temperature: float) -> Tensor:
+    """T²·KL over the classes that are finite in ``then``, mean over examples."""
+    old = torch.isfinite(then[0])
+    target = functional.softmax(then[:, old] / temperature, dim=1)
+    log_now = functional.log_softmax(now[:, old].float() / temperature, dim=1)
+    loss: Tensor = functional.kl_div(log_now, target, reduction="batchmean")
+    return temperature**2 * loss
