@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from strategies.layer_selection.blocks import is_attention
+from strategies.layer_selection.blocks import TRAINED, is_attention
 from strategies.rng import Rng
 from strategies.types import RoundView, Selection
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionOnly:
-    """Every client trains the attention modules of all blocks and the head; feed-forward rests.
+    """Every client trains the attention modules of all blocks; feed-forward rests.
+
+    The head and what else lies outside the blocks is trained too.
 
     About a third of a block's weights.  The backward pass still runs through the rest.
     Source: Touvron et al. 2022, arXiv 2203.09795.
@@ -21,6 +23,6 @@ class AttentionOnly:
         names = tuple(
             group.name
             for group in view.groups
-            if group.kind == "head" or (group.kind == "linear" and is_attention(group))
+            if group.kind in TRAINED and (group.block is None or is_attention(group))
         )
         return {client.client_id: names for client in view.clients}

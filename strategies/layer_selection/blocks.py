@@ -57,6 +57,11 @@ def is_attention(group: GroupSpec) -> bool:
     return _ATTENTION.search(group.name) is not None
 
 
+def in_order(view: RoundView) -> list[ClientProfile]:
+    """The cohort by id, so that neither sums nor ties depend on who comes first."""
+    return sorted(view.clients, key=lambda client: client.client_id)
+
+
 def affordable(view: RoundView, client: ClientProfile, wanted: int) -> int:
     """The most blocks, up to ``wanted``, whose training fits the client's deadline; at least one.
 
@@ -91,7 +96,7 @@ def block_scores(
     blocks = blocks_of(view)
     found = {
         client.client_id: scores
-        for client in view.clients
+        for client in in_order(view)
         if (scores := _reported(view, client.client_id, blocks, statistic)) is not None
     }
     if not found:

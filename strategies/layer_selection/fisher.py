@@ -16,6 +16,7 @@ from strategies.layer_selection.blocks import (
     block_scores,
     blocks_of,
     from_the_top,
+    in_order,
     with_common,
 )
 from strategies.protocols import Question
@@ -68,9 +69,8 @@ class Fisher:
         found = block_scores(view, "fisher")
         if found is None:
             return None
-        weights = [client.num_train[view.task_index] for client in view.clients]
         mean = np.average(
-            [found[client.client_id] for client in view.clients], axis=0, weights=weights
+            [found[client.client_id] for client in in_order(view)], axis=0, weights=_weights(view)
         )
         return np.asarray(mean / self._sizes(view))
 
@@ -87,3 +87,10 @@ class Fisher:
             ],
             dtype=np.float64,
         )
+
+
+def _weights(view: RoundView) -> list[int] | None:
+    """Examples of the tasks trained on, by client id; None, all alike, if nobody holds any."""
+    tasks = view.budget.tasks or (view.task_index,)
+    held = [sum(client.num_train[task] for task in tasks) for client in in_order(view)]
+    return held if any(held) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -10,7 +11,7 @@ from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
 from strategies.cost import CostModel, cautious, group_cost, lora_flops
-from strategies.layer_selection.blocks import TRAINED, from_the_top
+from strategies.layer_selection.blocks import TRAINED, blocks_of, in_order, with_common
 from strategies.protocols import Question
 from strategies.rng import Rng
 from strategies.types import (
@@ -25,6 +26,7 @@ from strategies.types import (
     Selection,
 )
 
+_EXACT: Final = 1 + 1e-9  # what is meant to fit exactly shall not fail for the last bit
 _UNITS: Final = 1000  # the budget in whole numbers, for the dynamic program
 _LEAST_BACKWARD: Final = 0.05  # of a full backward pass
 _RANK: Final = 8  # of the adapters whose weight gradients are counted; they cost little
@@ -38,9 +40,10 @@ class Green:
     one optimizer step.  The backward pass must reach the deepest chosen group, and pays for every
     activation gradient on the way; so a group near the input must be worth all that.  With a
     deadline the budget is what the client's measured speed allows, if that is less.  The head is
-    always trained.
+    always trained; of a model without one the last group is, if nothing else can be.  Until anybody
+    has answered a probe, as many blocks from the top as the budget can buy.
     Source: GreenTrainer, arXiv 2309.13192; departs: the dynamic program is a knapsack per deepest
-    group, exact up to rounding costs to a thousandth of the budget.
+    group, exact up to rounding each group's cost up to a thousandth of the budget.
     """
 
     share: Annotated[float, Gt(0), Le(1)] = 0.6
@@ -56,7 +59,7 @@ class Green:
     def select(self, view: RoundView, rng: Rng) -> Selection:
         importance = _importance(view)
         if importance is None:
-            return from_the_top(view, 1)
+            return {client.client_id: self._from_the_top(view, client) for client in view.clients}
         return {
             client.client_id: self._chosen(view, client, importance[client.client_id])
             for client in view.clients
@@ -66,7 +69,6 @@ class Green:
         self, view: RoundView, client: ClientProfile, importance: NDArray[np.float64]
     ) -> tuple[GroupName, ...]:
         candidates = _candidates(view)[::-1]  # from the output down
-        always = [group for group in view.groups if group.kind == "head"]
         costs = CostModel.of(view.groups, view.budget, client)
         places = {group.name: index for index, group in enumerate(view.groups)}
         passing = np.cumsum([group_cost(group).activation_gradient for group in view.groups[::-1]])
@@ -77,16 +79,26 @@ class Green:
             ]
         )
         own = np.array([3.0 * lora_flops(g, _rank(g)) for g in candidates])
-        picked = knapsack(importance[::-1], own, above, self._budget(view, client, costs))
-        chosen = {candidates[index].name for index in picked} | {g.name for g in always}
+        head = [group for group in view.groups if group.kind == "head"]
+        spent = sum(group_cost(g).weight_gradient for g in head) + costs.flops_per_token({})
+        picked = knapsack(importance[::-1], own, above, self._allowed(view, client, costs) - spent)
+        chosen = {candidates[index].name for index in picked} | {group.name for group in head}
+        chosen = chosen or {group.name for group in candidates[:1]}
         return tuple(group.name for group in view.groups if group.name in chosen)
 
-    def _budget(self, view: RoundView, client: ClientProfile, costs: CostModel) -> float:
-        """FLOPs per token that may go into the backward pass of adapters."""
-        head: dict[GroupName, GroupPlan] = {
-            group.name: Dense() for group in view.groups if group.kind == "head"
-        }
-        everything = head | {g.name: LowRank(rank=_rank(g)) for g in _candidates(view)}
+    def _from_the_top(self, view: RoundView, client: ClientProfile) -> tuple[GroupName, ...]:
+        costs = CostModel.of(view.groups, view.budget, client)
+        allowed, blocks = self._allowed(view, client, costs), range(len(blocks_of(view)))
+        for count in range(len(blocks), 1, -1):
+            names = with_common(view, blocks[-count:])
+            if costs.flops_per_token(_plans(view, names)) <= allowed * _EXACT:
+                return names
+        return with_common(view, blocks[-1:])
+
+    def _allowed(self, view: RoundView, client: ClientProfile, costs: CostModel) -> float:
+        """FLOPs per token of a whole step, forward pass and head included."""
+        head = _plans(view, (group.name for group in view.groups if group.kind == "head"))
+        everything = _plans(view, (group.name for group in view.groups if group.kind in TRAINED))
         forward, full = costs.flops_per_token({}), costs.flops_per_token(everything)
         allowed = max(self.share * full, forward + _LEAST_BACKWARD * (full - forward))
         deadline = view.budget.deadline_seconds
@@ -95,11 +107,11 @@ class Green:
             idle = (costs.round_seconds(client, head) or 0.0) - (
                 costs.compute_seconds(client, head) or 0.0
             )
-            tokens = view.budget.steps * view.budget.batch_size * costs.tokens_per_example
+            # Not the view's budget: a client that holds less than a batch has smaller ones.
+            tokens = costs.budget.steps * costs.budget.batch_size * costs.tokens_per_example
             speed = client.flops_per_second or 0.0
             allowed = min(allowed, max(deadline - idle, 0.0) * speed / tokens)
-        head_gradient = sum(group_cost(g).weight_gradient for g in view.groups if g.kind == "head")
-        return allowed - forward - head_gradient
+        return allowed
 
 
 def knapsack(
@@ -111,11 +123,15 @@ def knapsack(
     """The choice of the largest total importance whose cost is at most ``budget``.
 
     Items run from the output down; a choice costs Σ ``own`` of its items and ``above`` of its
-    deepest.  Items that promise nothing (importance ≤ 0) are left out.  Costs are rounded up to
-    thousandths of the budget, so the budget is kept and the best value may be missed by as much.
+    deepest.  Items that promise nothing (importance ≤ 0) are left out.  Each cost is rounded up to
+    a thousandth of the budget, so the budget is kept, and what n items cost is overrated by up to
+    n + 1 thousandths; only if all fit are they taken without rounding.
     """
     if budget <= 0:
         return []
+    useful = np.flatnonzero(importance > 0)
+    if len(useful) and own[useful].sum() + above[useful[-1]] <= budget * _EXACT:
+        return [int(index) for index in useful]
     unit = budget / _UNITS
     weights = np.ceil(own / unit - 1e-9).astype(np.int64)
     # table[k][t]: the most importance of the first k items within t units.
@@ -148,6 +164,16 @@ def _candidates(view: RoundView) -> list[GroupSpec]:
     return [group for group in view.groups if group.kind in TRAINED and group.linear]
 
 
+def _plans(view: RoundView, names: Iterable[GroupName]) -> dict[GroupName, GroupPlan]:
+    """LoRA of the counted rank on linear groups, the head densely."""
+    wanted = set(names)
+    return {
+        group.name: LowRank(rank=_rank(group)) if group.linear else Dense()
+        for group in view.groups
+        if group.name in wanted
+    }
+
+
 def _rank(group: GroupSpec) -> int:
     return min(_RANK, *(group.linear or (_RANK,)))
 
@@ -155,7 +181,7 @@ def _rank(group: GroupSpec) -> int:
 def _importance(view: RoundView) -> dict[str, NDArray[np.float64]] | None:
     """Per client, the importance of every candidate; the others' mean for who reported nothing."""
     names, found = [g.name for g in _candidates(view)], dict[str, NDArray[np.float64]]()
-    for client in view.clients:
+    for client in in_order(view):
         own = view.evidence.get(client.client_id, {})
         values = [own.get(ParamKey(name, "descent")) for name in names]
         if any(value is not None for value in values):

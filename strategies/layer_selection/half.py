@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from strategies.layer_selection.blocks import is_attention
+from strategies.layer_selection.blocks import common_groups, is_attention
 from strategies.rng import Rng, rng_for
-from strategies.types import ClientId, GroupName, RoundView, Selection
+from strategies.types import ClientId, GroupName, GroupSpec, RoundView, Selection
 
 
 @dataclass(frozen=True, slots=True)
 class Half:
-    """Half of every block's matrices by category, drawn anew for each task; the head always.
+    """Half of every block's matrices by category, drawn anew for each task.
+
+    The head and what else lies outside the blocks is always trained.
 
     Of a block's attention matrices half are trained, of an odd number of feed-forward matrices one
     more in half of the blocks and one less in the others.  With ``complementary`` about every
@@ -24,9 +26,8 @@ class Half:
     halves: Literal["same", "complementary"] = "same"
 
     def select(self, view: RoundView, rng: Rng) -> Selection:
-        half, names = _half(view), [g.name for g in view.groups if g.kind == "linear"]
-        rest = set(names) - half
-        always = {group.name for group in view.groups if group.kind == "head"}
+        half, always = _half(view), set(common_groups(view))
+        rest = {group.name for group in _linear(view)} - half
         return {
             client.client_id: tuple(
                 group.name
@@ -55,11 +56,15 @@ def _half(view: RoundView) -> set[GroupName]:
 
 
 def _categories(view: RoundView) -> Iterator[list[list[GroupName]]]:
-    """Attention, then the rest: the linear groups of each block, and of what is in no block."""
-    linear = [group for group in view.groups if group.kind == "linear"]
+    """Attention, then the rest: the linear groups of each block."""
     for wanted in (True, False):
         blocks = dict[int | None, list[GroupName]]()
-        for group in linear:
+        for group in _linear(view):
             if is_attention(group) == wanted:
                 blocks.setdefault(group.block, []).append(group.name)
         yield list(blocks.values())
+
+
+def _linear(view: RoundView) -> list[GroupSpec]:
+    """The matrices of all blocks."""
+    return [group for group in view.groups if group.kind == "linear" and group.block is not None]

@@ -9,7 +9,13 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 
-from strategies.layer_selection.blocks import affordable, block_scores, from_the_top, with_common
+from strategies.layer_selection.blocks import (
+    affordable,
+    block_scores,
+    from_the_top,
+    in_order,
+    with_common,
+)
 from strategies.protocols import Question
 from strategies.rng import Rng
 from strategies.types import RoundView, Selection
@@ -45,8 +51,7 @@ class Selective:
         scores = block_scores(view, "gradient-energy")
         if scores is None:
             return from_the_top(view, self.blocks)
-        # By id, so that the order in which clients come does not break ties.
-        clients = sorted(view.clients, key=lambda client: client.client_id)
+        clients = in_order(view)
         energy = np.stack([scores[client.client_id] for client in clients])
         budgets = [affordable(view, client, self.blocks) for client in clients]
         weight = self.agreement * float(np.median(energy.mean(axis=0)))
