@@ -120,6 +120,8 @@ def _arrays(state: ClientState) -> dict[str, Array]:
         "numbers": numbers,
         "ids": memory.ids,
         "tasks": memory.tasks,
+        "labels": memory.labels,
+        "groups": memory.offered,
         "offered": state.offered,
     }
     for name, found in state.outputs.items():
@@ -133,7 +135,12 @@ def _read(path: Path) -> ClientState:
     with np.load(path, allow_pickle=False) as arrays:
         capacity, num_offered, task_index = (int(number) for number in arrays["numbers"])
         memory = ReplayMemory(
-            capacity=capacity, ids=arrays["ids"], tasks=arrays["tasks"], num_offered=num_offered
+            capacity=capacity,
+            ids=arrays["ids"],
+            tasks=arrays["tasks"],
+            labels=arrays["labels"],
+            num_offered=num_offered,
+            offered=arrays["groups"],
         )
         tensors = {
             name: {

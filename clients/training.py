@@ -15,7 +15,7 @@ from torch import Tensor
 from clients.memory import saved_for_backward
 from clients.model import AdaptedModel, losses_of
 from clients.state_store import ClientState
-from strategies.protocols import ExampleIds, ReplayPolicy
+from strategies.protocols import ExampleIds, Offer, ReplayPolicy
 from strategies.recipe import ModelRecipe
 from strategies.rng import Rng
 from strategies.types import HEAD, GroupName, Optimization, ParamKey, Work
@@ -81,7 +81,9 @@ class LocalRun:
         """Offer the memory what was trained on for the first time in this task, in id order."""
         state = self.state
         fresh = np.setdiff1d(np.array(sorted(self.used), dtype=np.int64), state.offered)
-        memory = self.policy.admit(state.memory, fresh, self.task_index, self.memory_rng)
+        labels = self.dataset.train.labels[fresh].astype(np.int64)
+        offer = Offer(ids=fresh, labels=labels, task=self.task_index)
+        memory = self.policy.admit(state.memory, offer, self.memory_rng)
         offered = np.union1d(state.offered, fresh)
         self.state = replace(state, memory=memory, offered=offered)
 

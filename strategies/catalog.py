@@ -57,7 +57,9 @@ from strategies.rank.eva import Eva
 from strategies.rank.fixed import Fixed
 from strategies.rank.hetlora import HetLoRA
 from strategies.rank.spectral import Spectral
+from strategies.replay.balanced import Balanced
 from strategies.replay.reservoir import Reservoir
+from strategies.replay.ring import Ring
 from strategies.types import StrategyChoice
 
 LAYER_SELECTORS: Final[dict[str, type[LayerSelector]]] = {
@@ -88,6 +90,8 @@ RANK_ALLOCATORS: Final[dict[str, type[RankAllocator]]] = {
 }
 REPLAY_POLICIES: Final[dict[str, type[ReplayPolicy]]] = {
     "reservoir": Reservoir,
+    "balanced": Balanced,
+    "ring": Ring,
 }
 AGGREGATORS: Final[dict[str, type[Aggregator]]] = {
     "exact": Exact,

@@ -12,7 +12,7 @@ Most strategies answer one question.  One that needs more says so by having the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -66,30 +66,42 @@ class RankAllocator(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """Examples a memory may keep: ``ids`` and class ``labels`` (n,), −1 where there are none."""
+
+    ids: ExampleIds
+    labels: NDArray[np.int64]
+    task: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayMemory:
     """What a client keeps of its past: an index over its own examples, never the examples.
 
-    ``ids`` (n,) are example ids, ``tasks`` (n,) the task each was met in; ``num_offered`` counts
-    all that were ever offered.  ``n <= capacity``.
+    ``ids`` (n,) are example ids, ``tasks`` and ``labels`` (n,) the task each was met in and its
+    class; ``num_offered`` counts all that were ever offered, ``offered`` (g, 3) those of each task
+    and class, as rows (task, class, count).  ``n <= capacity``.
     """
 
     capacity: int
     ids: ExampleIds
     tasks: NDArray[np.int64]
+    labels: NDArray[np.int64]
     num_offered: int = 0
+    offered: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), dtype=np.int64))
 
     @classmethod
     def empty(cls, capacity: int) -> ReplayMemory:
         """A memory that holds nothing yet."""
         nothing = np.zeros(0, dtype=np.int64)
-        return cls(capacity=capacity, ids=nothing, tasks=nothing)
+        return cls(capacity=capacity, ids=nothing, tasks=nothing, labels=nothing)
 
 
 class ReplayPolicy(Protocol):
     """What a memory keeps, and what is drawn from it."""
 
-    def admit(self, memory: ReplayMemory, ids: ExampleIds, task: int, rng: Rng) -> ReplayMemory:
-        """The memory after ``ids`` of ``task`` were offered, in order."""
+    def admit(self, memory: ReplayMemory, offer: Offer, rng: Rng) -> ReplayMemory:
+        """The memory after the examples of ``offer`` were offered, in order."""
         ...
 
     def draw(self, memory: ReplayMemory, count: int, rng: Rng) -> ExampleIds:

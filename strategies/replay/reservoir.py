@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
-
-from strategies.protocols import ExampleIds, ReplayMemory
+from strategies.protocols import ExampleIds, Offer, ReplayMemory
+from strategies.replay.slots import Slots, drawn_evenly
 from strategies.rng import Rng
 
 
@@ -18,23 +17,16 @@ class Reservoir:
     1810.11910).
     """
 
-    def admit(self, memory: ReplayMemory, ids: ExampleIds, task: int, rng: Rng) -> ReplayMemory:
-        kept, tasks, offered = list(memory.ids), list(memory.tasks), memory.num_offered
-        for example in ids:
-            offered += 1
-            if len(kept) < memory.capacity:
-                kept.append(example)
-                tasks.append(np.int64(task))
+    def admit(self, memory: ReplayMemory, offer: Offer, rng: Rng) -> ReplayMemory:
+        slots = Slots.of(memory)
+        for example, group in slots.each(offer):
+            if not slots.full:
+                slots.add(example, group)
                 continue
-            slot = int(rng.integers(offered))
-            if slot < memory.capacity:
-                kept[slot], tasks[slot] = example, np.int64(task)
-        return replace(
-            memory,
-            ids=np.array(kept, dtype=np.int64),
-            tasks=np.array(tasks, dtype=np.int64),
-            num_offered=offered,
-        )
+            slot = int(rng.integers(slots.num_offered))
+            if slot < slots.capacity:
+                slots.replace(slot, example, group)
+        return slots.memory()
 
     def draw(self, memory: ReplayMemory, count: int, rng: Rng) -> ExampleIds:
-        return rng.choice(memory.ids, size=min(count, len(memory.ids)), replace=False)
+        return drawn_evenly(memory, count, rng)

@@ -251,7 +251,8 @@ def test_hooks_are_called_in_order(lab, monkeypatch):
 
 
 def a_client_state(n: int) -> ClientState:
-    memory = ReplayMemory(capacity=9, ids=np.arange(n), tasks=np.zeros(n, np.int64), num_offered=n)
+    zeros = np.zeros(n, np.int64)
+    memory = ReplayMemory(capacity=9, ids=np.arange(n), tasks=zeros, labels=zeros, num_offered=n)
     return ClientState(memory=memory, task_index=n, offered=np.arange(2 * n))
 
 

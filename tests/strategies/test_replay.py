@@ -8,9 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies.catalog import REPLAY_POLICIES
-from strategies.protocols import ReplayMemory
+from strategies.protocols import Offer, ReplayMemory
+from strategies.replay.balanced import Balanced
 from strategies.replay.reservoir import Reservoir
+from strategies.replay.ring import Ring
 from strategies.rng import rng_for
+
+
+def offer(ids, task: int = 0, labels=None) -> Offer:
+    ids = np.asarray(ids, dtype=np.int64)
+    return Offer(ids=ids, labels=ids % 3 if labels is None else np.asarray(labels), task=task)
 
 
 @pytest.mark.parametrize("name", REPLAY_POLICIES)
@@ -19,9 +26,14 @@ def test_memory_holds_distinct_offered_ids_within_capacity(name, capacity, sizes
     policy, memory, offered = REPLAY_POLICIES[name](), ReplayMemory.empty(capacity), 0
     for task, size in enumerate(sizes):
         ids = np.arange(offered, offered + size)
-        memory = policy.admit(memory, ids, task, rng_for(1, "admit", task))
+        memory = policy.admit(memory, offer(ids, task), rng_for(1, "admit", task))
         offered += size
-        assert len(memory.ids) == len(memory.tasks) == min(capacity, offered)
+        assert len(memory.ids) == len(memory.tasks) == len(memory.labels)
+        assert len(memory.ids) <= min(capacity, offered)
+        if name != "ring":  # whose rings may be larger than what a class has offered
+            assert len(memory.ids) == min(capacity, offered)
+        np.testing.assert_array_equal(memory.labels, memory.ids % 3)
+        assert memory.offered[:, 2].sum() == offered
         assert len(set(memory.ids.tolist())) == len(memory.ids)
         assert memory.num_offered == offered
     assert set(memory.ids.tolist()) <= set(range(offered))
@@ -31,9 +43,9 @@ def test_memory_holds_distinct_offered_ids_within_capacity(name, capacity, sizes
 @given(count=st.integers(0, 30))
 def test_draw_gives_distinct_members_and_no_more_than_there_are(name, count):
     policy = REPLAY_POLICIES[name]()
-    memory = policy.admit(ReplayMemory.empty(10), np.arange(100, 125), 0, rng_for(2))
+    memory = policy.admit(ReplayMemory.empty(10), offer(np.arange(100, 125)), rng_for(2))
     drawn = policy.draw(memory, count, rng_for(3))
-    assert len(drawn) == min(count, 10)
+    assert len(drawn) == min(count, len(memory.ids))
     assert len(set(drawn.tolist())) == len(drawn)
     assert set(drawn.tolist()) <= set(memory.ids.tolist())
 
@@ -41,8 +53,8 @@ def test_draw_gives_distinct_members_and_no_more_than_there_are(name, count):
 @pytest.mark.parametrize("name", REPLAY_POLICIES)
 def test_same_seed_same_memory_and_inputs_untouched(name):
     policy, start = REPLAY_POLICIES[name](), ReplayMemory.empty(5)
-    first = policy.admit(start, np.arange(50), 0, rng_for(4))
-    again = policy.admit(start, np.arange(50), 0, rng_for(4))
+    first = policy.admit(start, offer(np.arange(50)), rng_for(4))
+    again = policy.admit(start, offer(np.arange(50)), rng_for(4))
     np.testing.assert_array_equal(first.ids, again.ids)
     assert len(start.ids) == 0
 
@@ -53,7 +65,7 @@ def test_reservoir_keeps_every_example_equally_often():
     counts = np.zeros(stream)
     for trial in range(trials):
         memory = Reservoir().admit(
-            ReplayMemory.empty(capacity), np.arange(stream), 0, rng_for(trial, "reservoir")
+            ReplayMemory.empty(capacity), offer(np.arange(stream)), rng_for(trial, "reservoir")
         )
         counts[memory.ids] += 1
     share = capacity / stream
@@ -63,8 +75,50 @@ def test_reservoir_keeps_every_example_equally_often():
 
 def test_offering_in_two_parts_is_offering_at_once_in_distribution():
     rng = rng_for(5)
-    memory = Reservoir().admit(ReplayMemory.empty(4), np.arange(10), 0, rng)
-    split = Reservoir().admit(memory, np.arange(10, 20), 1, rng)
+    memory = Reservoir().admit(ReplayMemory.empty(4), offer(np.arange(10)), rng)
+    split = Reservoir().admit(memory, offer(np.arange(10, 20), 1), rng)
     whole_rng = rng_for(5)
-    whole = Reservoir().admit(ReplayMemory.empty(4), np.arange(20), 0, whole_rng)
+    whole = Reservoir().admit(ReplayMemory.empty(4), offer(np.arange(20)), whole_rng)
     np.testing.assert_array_equal(split.ids, whole.ids)
+
+
+def held(memory: ReplayMemory) -> dict[tuple[int, int], int]:
+    pairs = zip(memory.tasks.tolist(), memory.labels.tolist(), strict=True)
+    found = dict[tuple[int, int], int]()
+    for pair in pairs:
+        found[pair] = found.get(pair, 0) + 1
+    return found
+
+
+def test_a_balanced_memory_keeps_rare_classes_whole_and_shares_the_rest():
+    labels = np.array([0] * 60 + [1] * 3 + [2] * 60)
+    rng = rng_for(7)
+    order = rng.permutation(len(labels))
+    memory = Balanced().admit(ReplayMemory.empty(21), offer(order, labels=labels[order]), rng)
+    assert held(memory) == {(0, 0): 9, (0, 1): 3, (0, 2): 9}
+    later = Balanced().admit(memory, offer(np.arange(200, 240), 1, np.full(40, 0)), rng)
+    assert max(held(later).values()) - min(n for g, n in held(later).items() if g != (0, 1)) <= 1
+    assert held(later)[0, 1] == 3
+
+
+def test_within_a_class_a_balanced_memory_is_a_reservoir():
+    trials, counts = 3000, np.zeros(20)
+    labels = np.array([0, 1] * 20)
+    for trial in range(trials):
+        memory = Balanced().admit(
+            ReplayMemory.empty(8), offer(np.arange(40), labels=labels), rng_for(trial, "balanced")
+        )
+        counts[memory.ids[memory.labels == 0] // 2] += 1
+    share = 4 / 20
+    error = np.sqrt(share * (1 - share) / trials)
+    np.testing.assert_allclose(counts / trials, share, atol=6 * error)
+
+
+def test_a_ring_holds_the_newest_of_every_class_and_shrinks_as_classes_come():
+    first = Ring().admit(ReplayMemory.empty(6), offer(range(10), labels=[0] * 10), rng_for(0))
+    assert sorted(first.ids) == [4, 5, 6, 7, 8, 9]
+    more = Ring().admit(first, offer(range(10, 20), 1, [1] * 10), rng_for(0))
+    assert sorted(more.ids) == [7, 8, 9, 17, 18, 19]
+    many = Ring().admit(more, offer(range(20, 30), 2, range(2, 12)), rng_for(0))
+    assert len(many.ids) == 6
+    assert sorted(many.ids)[-6:] == [24, 25, 26, 27, 28, 29]
