@@ -36,7 +36,7 @@ LINKS: Final = [
 _DEADLINE: Final = f"federation.deadline_seconds={DEADLINE_SECONDS}"
 _INT8: Final = 'strategy.compression=[{name="int8"}]'
 _FIXED: Final = 'strategy.rank={name="fixed", rank=16}'
-_SPECTRAL: Final = 'strategy.rank={name="spectral", rank=16, bytes_per_round=1.3e6}'
+_SPECTRAL: Final = 'strategy.rank={name="spectral", rank=16, bytes_per_round=1.2e6}'
 _AIRLLM: Final = 'strategy.rank={name="airllm", rank=16}'
 POLICIES: Final[dict[str, list[str]]] = {
     "fixed-no-deadline": [_FIXED],
