@@ -49,7 +49,8 @@ def example_counts(assignment: Assignment, run: LocalRun) -> dict[GroupName, NDA
     """
     total = np.array(len(run.new_ids), dtype=np.int64)
     counts = dict.fromkeys(assignment.groups, total)
-    if HEAD in counts and (run.recipe.pooling != "model"):
+    rows_are_classes = run.recipe.pooling != "model" and run.recipe.head != "simplex"
+    if HEAD in counts and rows_are_classes:
         held = np.concatenate([run.new_ids, run.state.memory.ids])
         labels = run.dataset.train.labels[np.unique(held)]
         counts[HEAD] = np.bincount(labels, minlength=len(run.dataset.label_names)).astype(np.int64)

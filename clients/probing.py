@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clients.class_sums import class_counts, class_sums, moments
 from clients.model import AdaptedModel, example_losses
 from strategies.types import Array, GroupName, ParamKey, Probe
 
@@ -24,12 +25,16 @@ Scalars = dict[GroupName, dict[str, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeRun:
-    """What a probe looks at: ``batches`` of inputs, classes ``allowed (C,)`` as in training."""
+    """What a probe looks at: ``batches`` of inputs, classes ``allowed (C,)`` as in training.
+
+    ``weights`` (n,) per batch are how many examples each stands for.
+    """
 
     probe: Probe
     model: AdaptedModel
     trainable: Trainable
     batches: Sequence[Inputs]
+    weights: Sequence[Tensor]
     allowed: Tensor
 
     def loss(self, inputs: Inputs) -> Tensor:
@@ -58,7 +63,7 @@ def measure(run: ProbeRun) -> tuple[Scalars, dict[ParamKey, Array]]:
             elif name in _FROM_LOSS:
                 values = _FROM_LOSS[name](run)
             else:
-                sketches |= _input_spectrum(run)
+                sketches |= _SKETCHES[name](run)
                 continue
             for group, value in values.items():
                 scalars.setdefault(group, {})[name] = value
@@ -179,6 +184,14 @@ def _input_spectrum(run: ProbeRun) -> dict[ParamKey, Array]:
         for hook in hooks:
             hook.remove()
     return watcher.spectra(run.probe.max_rank)
+
+
+_SKETCHES: Final[dict[str, Callable[[ProbeRun], dict[ParamKey, Array]]]] = {
+    "input-spectrum": _input_spectrum,
+    "class-counts": class_counts,
+    "class-sums": class_sums,
+    "moments": moments,
+}
 
 
 @dataclass(slots=True)

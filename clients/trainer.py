@@ -28,7 +28,7 @@ from clients.data import Shard
 from clients.evaluation import evaluate
 from clients.feedback import Feedback
 from clients.methods.base import ClientMethod
-from clients.probing import ProbeRun, measure
+from clients.probed import probe_run, probed
 from clients.received import MissingTensorsError, ReceivedTensors
 from clients.reports import Sensitivity, component_norms
 from clients.state_store import ClientState, ClientStateStore
@@ -47,7 +47,6 @@ from strategies.types import (
     FailureReason,
     GroupName,
     ParamKey,
-    Probe,
     Score,
     StrategyChoice,
     Tensors,
@@ -147,14 +146,17 @@ class LocalTrainer:
             clock.lap("evaluate")
         update = blank_update(assignment, scores, clock)
         if assignment.probe:
-            return _probed(shop, shard, assignment, assignment.probe, update, clock)
+            run = probe_run(
+                shop, shard, assignment, state, _allowed(shop, shard, assignment.probe.tasks)
+            )
+            return probed(run, assignment, update, clock)
         if not assignment.work:
             return update
-        run = _local_run(shop, shard, assignment, assignment.work, state)
-        if not len(run.new_ids):
+        local = _local_run(shop, shard, assignment, assignment.work, state)
+        if not len(local.new_ids):
             detail = f"no training examples of tasks {assignment.work.tasks}"
             return failed(assignment, FailureReason.NO_EXAMPLES, detail)
-        return self._trained(assignment, run, model, update, clock)
+        return self._trained(assignment, local, model, update, clock)
 
     def _trained(
         self,
@@ -249,43 +251,6 @@ def _local_run(
         rng=rng_for(assignment.seed, "batches"),
         memory_rng=rng_for(assignment.seed, "memory"),
         kept=assignment.kept,
-    )
-
-
-def _probed(
-    shop: Workshop,
-    shard: Shard,
-    assignment: Assignment,
-    probe: Probe,
-    update: Update,
-    clock: Clock,
-) -> Update | ClientFailure:
-    """Measure on batches drawn for this probe alone."""
-    ids = np.concatenate([shard.train_ids(task) for task in probe.tasks])
-    if not len(ids):
-        detail = f"no training examples of tasks {probe.tasks}"
-        return failed(assignment, FailureReason.NO_EXAMPLES, detail)
-    drawn = rng_for(assignment.seed, "probe").permutation(ids)[: probe.batches * probe.batch_size]
-    split = shop.dataset.train
-    batches = [
-        {name: torch.from_numpy(array) for name, array in split.collate(chunk).items()}
-        for chunk in split.bucketed(drawn, probe.batch_size)
-    ]
-    run = ProbeRun(
-        probe=probe,
-        model=shop.model,
-        trainable=shop.model.trainable(assignment.groups),
-        batches=batches,
-        allowed=_allowed(shop, shard, probe.tasks),
-    )
-    statistics, sketches = measure(run)
-    clock.lap("probe")
-    return replace(
-        update,
-        statistics=statistics,
-        sketches=sketches,
-        seconds=clock.seconds(),
-        peak_memory_bytes=device.peak_memory_bytes(),
     )
 
 

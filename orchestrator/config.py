@@ -20,6 +20,7 @@ from orchestrator.links import Links
 from strategies.catalog import (
     AGGREGATORS,
     COMPRESSORS,
+    HEADS,
     LAYER_SELECTORS,
     RANK_ALLOCATORS,
     REPLAY_POLICIES,
@@ -30,6 +31,7 @@ from strategies.errors import ConfigError, Fault
 from strategies.protocols import (
     Aggregator,
     Compressor,
+    HeadSolver,
     LayerSelector,
     RankAllocator,
     ReplayPolicy,
@@ -92,6 +94,9 @@ class Learning(Section):
     mode: Literal["sequence", "joint"] = "sequence"
     """``joint`` trains all tasks at once for the same number of rounds in all: the ceiling."""
     rounds_per_task: Positive = 5
+    adapted_tasks: NonNegative | None = None
+    """The first so many tasks are trained, later ones learnt by a solved head alone; default:
+    all."""
     local_steps: NonNegative = 8
     """Optimizer updates per client and round."""
     batch_size: Positive = 16
@@ -139,6 +144,8 @@ class Strategies(Section):
     layer_selection: Choice = Choice(name="all")
     rank: Choice = Choice(name="fixed")
     aggregation: Choice = Choice(name="exact")
+    head: Choice = Choice(name="trained")
+    """What sets the classifier's rows: gradients, or sums over examples."""
     compression: tuple[Choice, ...] = ()
     """Of updates, applied in order; what is lost is added to the client's next update."""
     downlink: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
@@ -224,6 +231,11 @@ class RunConfig(Section):
     def aggregator(self) -> Aggregator:
         """The configured aggregation."""
         return build(AGGREGATORS, self.strategy.aggregation.as_choice(), key="strategy.aggregation")
+
+    def head_solver(self) -> HeadSolver | None:
+        """What sets the head from sums; None if it is trained."""
+        head = build(HEADS, self.strategy.head.as_choice(), key="strategy.head")
+        return head if isinstance(head, HeadSolver) else None
 
     def uplink_choices(self) -> tuple[StrategyChoice, ...]:
         """The compressors of updates, by name."""

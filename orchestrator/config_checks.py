@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def faults_of(config: RunConfig) -> list[Fault]:
     """Everything wrong with a run file whose fields are fine one by one."""
     found = _check_strategies(config) + _check_together(config)
-    return found or _check_capabilities(config)
+    return found or _check_capabilities(config) + _check_head(config)
 
 
 def _check_strategies(config: RunConfig) -> list[Fault]:
@@ -24,6 +24,7 @@ def _check_strategies(config: RunConfig) -> list[Fault]:
         config.layer_selector,
         config.rank_allocator,
         config.aggregator,
+        config.head_solver,
         config.compressors,
         config.replay_policy,
     ]
@@ -79,6 +80,31 @@ def _check_capabilities(config: RunConfig) -> list[Fault]:
         for index, compressor in enumerate(config.compressors())
         if index and not compressor.keeps_shape
     ]
+    return faults
+
+
+def _check_head(config: RunConfig) -> list[Fault]:
+    """A solved head goes with the architecture it is made for."""
+    solver, model, faults = config.head_solver(), config.model, list[Fault]()
+    if solver is None:
+        if config.learning.adapted_tasks is not None:
+            hint = 'strategy.head = { name = "analytic" }, or leave adapted_tasks out'
+            faults.append(
+                Fault(
+                    "learning.adapted_tasks",
+                    str(config.learning.adapted_tasks),
+                    "a solved head, which learns tasks without training",
+                    hint,
+                )
+            )
+        return faults
+    name = config.strategy.head.name
+    if model.pooling == "model" or model.task == "causal-lm":
+        expected = f'a classifier with model.pooling = "mean" or "cls" for head {name!r}'
+        faults.append(Fault("model.pooling", repr(model.pooling), expected))
+    if model.head != solver.head:
+        expected = f"{solver.head!r} for strategy.head.name = {name!r}"
+        faults.append(Fault("model.head", repr(model.head), expected))
     return faults
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator import heads
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation
 from orchestrator.fleet import Fleet
@@ -20,6 +21,7 @@ from strategies.lora import factors_of, spectrum
 from strategies.protocols import Adaptive, Alternating, Personalizing, Probing
 from strategies.rng import rng_for, seed_for
 from strategies.types import (
+    HEAD,
     LORA_A,
     Array,
     Assignment,
@@ -92,6 +94,8 @@ def plan_step(
             return planner.evaluation()
         case "probe":
             return planner.probe()
+        case "head":
+            return planner.head()
         case "train":
             return planner.training()
 
@@ -137,6 +141,18 @@ class _Planner:
         kept, plans = self._kept(view), self._candidates()
         orders = [
             self._order(c.client_id, plans, kept.get(c.client_id, {}), probe=probe) for c in cohort
+        ]
+        return self._plan(orders, view)
+
+    def head(self) -> Plan:
+        """Ask everybody for the sums the head is still missing."""
+        asked = heads.questions(self.config, self.federation, self.state, self.step)
+        clients = tuple(c for c in self.federation.clients if c.client_id in asked)
+        view = self._view(clients)
+        kept = self._kept(view)
+        orders = [
+            self._order(client, {HEAD: Dense()}, kept.get(client, {}), probe=probe)
+            for client, probe in asked.items()
         ]
         return self._plan(orders, view)
 

@@ -16,7 +16,12 @@ from strategies.errors import RunInterrupted
 
 LEASE: Final = timedelta(seconds=60)
 _PUBLISH_EVERY_SECONDS: Final = 0.5
-_PHASES: Final = {"train": "training", "evaluate": "evaluating", "probe": "probing"}
+_PHASES: Final = {
+    "train": "training",
+    "evaluate": "evaluating",
+    "probe": "probing",
+    "head": "summing",
+}
 
 
 @dataclass(slots=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypedDict
 
+from orchestrator.store.base import RoundKind
+
 
 class Metrics(TypedDict):
     """Read off an accuracy matrix; conventions in ``orchestrator.metrics``."""
@@ -70,7 +72,7 @@ class ShownRound(TypedDict):
     """
 
     step: int
-    kind: Literal["train", "evaluate", "probe"]
+    kind: RoundKind
     task: int
     round: int
     committed_at: str

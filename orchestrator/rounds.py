@@ -13,6 +13,7 @@ from orchestrator.books import observation, predicted, reply_record
 from orchestrator.config import RunConfig
 from orchestrator.examine import examined
 from orchestrator.federation import Federation
+from orchestrator.heads import HeadSums
 from orchestrator.learning import learnt
 from orchestrator.outgoing import Receipts, changes
 from orchestrator.planner import AGGREGATION, Order, Plan
@@ -67,6 +68,7 @@ def close_step(
         groups=federation.groups(),
         chain=config.compressors(),
         receipts=Receipts(dict(state.holdings)),
+        sums=HeadSums.of(config, federation, state, plan.step),
     )
     start, step = time.monotonic(), plan.step
     with threadpool_limits(limits=1, user_api="blas"):
@@ -81,6 +83,8 @@ def close_step(
         if ledger.usable < min(needed, len(plan.orders)) or not plan.orders:
             raise RoundFailedError(_why(plan, ledger, needed))
         after = learnt(state, plan, aggregated, ledger.observations, config)
+        if ledger.sums:
+            after = ledger.sums.solved(after)
     spent = time.monotonic() - start - ledger.waited_seconds
     changed = {**state.changed, **changes(state.tensors, after.tensors, state.step_index + 1)}
     return Outcome(
@@ -107,6 +111,7 @@ class _Ledger:
     groups: Mapping[GroupName, GroupSpec]
     chain: Chain
     receipts: Receipts
+    sums: HeadSums | None
     replies: list[ReplyRecord] = field(default_factory=list)
     scores: list[ScoreRecord] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
@@ -124,6 +129,8 @@ class _Ledger:
                 return
             order = next(orders)
             result = examined(reply.result, order, self.groups, self.chain)
+            if self.sums:
+                result = self.sums.absorb(result, order.assignment)
             self._book(order, replace(reply, result=result))
             if isinstance(result, Update) and result.delta:
                 yield _contribution(result)

@@ -16,7 +16,8 @@ class Step:
 
     ``tasks`` are trained on; ``seen`` are those learnt so far, with the current ones.  An
     evaluation's ``task_index`` is the task just learnt, −1 before the first.  A probe asks
-    ``question`` before the training step that follows it.
+    ``question`` before the training step that follows it.  A head step sums examples of the tasks
+    seen and solves the head from them.
     """
 
     kind: RoundKind
@@ -46,15 +47,22 @@ def schedule(config: RunConfig, num_tasks: int) -> tuple[Step, ...]:
     steps = [Step(kind="evaluate", task_index=-1)]
     for stage in _stages(config, num_tasks):
         steps += _training(stage, askers)
+        if config.head_solver():
+            steps.append(_head(stage))
         steps.append(Step(kind="evaluate", task_index=stage.task_index, seen=stage.seen))
     return tuple(steps)
 
 
 def _stages(config: RunConfig, num_tasks: int) -> list[_Stage]:
     everything, rounds = tuple(range(num_tasks)), config.learning.rounds_per_task
+    adapted = config.learning.adapted_tasks
+    trained = num_tasks if adapted is None else min(adapted, num_tasks)
     if config.learning.mode == "joint":
-        return [_Stage(num_tasks - 1, rounds * num_tasks, everything, everything)]
-    return [_Stage(task, rounds, (task,), everything[: task + 1]) for task in everything]
+        return [_Stage(num_tasks - 1, rounds * trained, everything, everything)]
+    return [
+        _Stage(task, rounds if task < trained else 0, (task,), everything[: task + 1])
+        for task in everything
+    ]
 
 
 def _training(stage: _Stage, askers: Sequence[Probing]) -> Iterator[Step]:
@@ -70,6 +78,17 @@ def _training(stage: _Stage, askers: Sequence[Probing]) -> Iterator[Step]:
                 seen=stage.seen,
                 question=question if kind == "probe" else None,
             )
+
+
+def _head(stage: _Stage) -> Step:
+    return Step(
+        kind="head",
+        task_index=stage.task_index,
+        round_index=stage.num_rounds,
+        num_rounds=stage.num_rounds,
+        tasks=stage.tasks,
+        seen=stage.seen,
+    )
 
 
 def _joined(questions: list[Question | None]) -> Question | None:

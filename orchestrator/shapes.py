@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from strategies.errors import StrategyError
+from strategies.heads.moments import largest as largest_moments
 from strategies.types import (
+    HEAD,
     LORA_A,
     LORA_B,
     Assignment,
@@ -55,7 +57,11 @@ def assigned_shapes(
 def largest_reply(assignment: Assignment, specs: Mapping[GroupName, GroupSpec]) -> int:
     """Twice the uncompressed update, and room for everything else."""
     values = sum(math.prod(shape) for shape in assigned_shapes(assignment, specs).values())
-    if assignment.probe and "input-spectrum" in assignment.probe.statistics:
+    asked = assignment.probe.statistics if assignment.probe else ()
+    if assignment.probe and "input-spectrum" in asked:
         linear = [specs[name].linear for name in assignment.groups]
         values += sum(assignment.probe.max_rank * shape[1] for shape in linear if shape)
+    if "moments" in asked or "class-sums" in asked:
+        num_classes, width = specs[HEAD].parts["weight"]
+        values += largest_moments(width, num_classes) if "moments" in asked else num_classes * width
     return 2 * 4 * values + _SMALL_CHANGE_BYTES

@@ -49,8 +49,10 @@ def _compute_seconds(
     if flops_per_second is None:
         return reply.result.seconds.get("compute", 0.0) if isinstance(reply.result, Update) else 0.0
     assignment = order.assignment
-    steps = assignment.work.steps if assignment.work else 0
-    steps += assignment.probe.batches if assignment.probe else 0
     profile = next(c for c in plan.view.clients if c.client_id == assignment.client_id)
+    steps = float(assignment.work.steps if assignment.work else 0)
+    if probe := assignment.probe:
+        examples = sum(profile.num_train[task] for task in probe.tasks)
+        steps += examples / probe.batch_size if probe.batches is None else probe.batches
     costs = CostModel.of(plan.view.groups, plan.view.budget, profile)
     return steps * costs.flops_per_step(assignment.groups) / flops_per_second

@@ -28,6 +28,9 @@ from strategies.compression.cast import BFloat16, Float16
 from strategies.compression.int8 import Int8
 from strategies.compression.topk import TopK
 from strategies.errors import ConfigError, Fault
+from strategies.heads.analytic import Analytic
+from strategies.heads.prototype import Prototype
+from strategies.heads.trained import Trained
 from strategies.layer_selection.all_layers import AllLayers
 from strategies.layer_selection.attention_only import AttentionOnly
 from strategies.layer_selection.both import Both
@@ -45,6 +48,7 @@ from strategies.layer_selection.top import Top
 from strategies.protocols import (
     Aggregator,
     Compressor,
+    HeadSolver,
     LayerSelector,
     RankAllocator,
     ReplayPolicy,
@@ -105,6 +109,11 @@ AGGREGATORS: Final[dict[str, type[Aggregator]]] = {
     "rolora": Alternate,
     "partition": Partition,
 }
+HEADS: Final[dict[str, type[Trained] | type[HeadSolver]]] = {
+    "trained": Trained,
+    "prototype": Prototype,
+    "analytic": Analytic,
+}
 COMPRESSORS: Final[dict[str, type[Compressor]]] = {
     "fp16": Float16,
     "bf16": BFloat16,
@@ -122,7 +131,6 @@ CLIENT_METHODS: Final[dict[str, str]] = {
     "imprint": "clients.methods.imprint:Imprint",
     "hetlora": "clients.methods.hetlora:TailPenalty",
     "local-alt": "clients.methods.local_alt:LocalAlt",
-    "class-means": "clients.methods.class_means:ClassMeans",
 }
 KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "layer-selection": LAYER_SELECTORS,
@@ -130,6 +138,7 @@ KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "replay": REPLAY_POLICIES,
     "aggregation": AGGREGATORS,
     "compression": COMPRESSORS,
+    "head": HEADS,
     "client-method": CLIENT_METHODS,
 }
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -225,6 +225,42 @@ class Alternating(Protocol):
 
     def trained_factors(self, rounds_before: int) -> tuple[bool, bool]:
         """Whether A and whether B is trained, after so many training rounds of the run."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadShape:
+    """The classifier's rows: one of ``width`` per class."""
+
+    num_classes: int
+    width: int
+
+
+@runtime_checkable
+class HeadSolver(Protocol):
+    """Sets the head's rows from sums over examples, which clients send once per example.
+
+    ``head`` is the ``model.head`` it is made for; ``statistics`` are what clients sum, under the
+    head's group.
+    """
+
+    head: ClassVar[str]
+    statistics: ClassVar[tuple[Statistic, ...]]
+
+    @property
+    def precision(self) -> Literal["float32", "float16"]:
+        """Of the sums on their way here."""
+        ...
+
+    def absorb(self, state: State, evidence: Tensors, shape: HeadShape) -> State:
+        """The sums with one client's added.
+
+        Raises: WireError if ``evidence`` does not have the form asked for.
+        """
+        ...
+
+    def solve(self, state: State) -> tuple[Array, State]:
+        """The rows, float32 (num_classes, width), and what to remember."""
         ...
 
 

@@ -45,8 +45,11 @@ class ModelRecipe(Section):
     """Hub name or path; default: the checkpoint's own; ``bytes`` needs no file."""
     pooling: Literal["model", "mean", "cls"] = "model"
     """How token features become one vector: the checkpoint's own head, or our pooling and head."""
-    head: Literal["linear", "cosine"] = "linear"
-    """With our pooling: a linear layer, or cosine similarity to one vector per class."""
+    head: Literal["linear", "cosine", "simplex", "random-features"] = "linear"
+    """With our pooling: a linear layer; cosine similarity to one vector per class; a trained
+    projection to the fixed corners of a simplex; a linear layer on random features."""
+    random_features: Positive = 4000
+    """With ``head = "random-features"``: how many."""
     normalize: bool = True
     """With our pooling: scale pooled features to unit length."""
     max_length: Positive = 128

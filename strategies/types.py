@@ -150,6 +150,9 @@ Statistic = Literal[
     "input-spectrum",  # leading right singular vectors of the inputs times their values (k, d_in)
     "sensitivity",  # AdaLoRA's importance of each component while training; (rank,)
     "component-norms",  # ‖Aᵢ‖² and ‖Bᵢ‖² of each component before and after training; (4, rank)
+    "class-counts",  # examples per class; (C,)
+    "class-sums",  # sum of the pooled features of each class that has examples; (k, d)
+    "moments",  # second moments of the head's features and the classes; heads/moments.py
 ]
 
 
@@ -204,16 +207,19 @@ class Work:
 class Probe:
     """Measure ``statistics`` of the planned groups on at most ``batches`` batches of ``tasks``.
 
-    Nothing is trained and nothing of it stays in the client: not in weights, optimizer, random
-    streams or training mode.
+    Without ``batches`` all examples are looked at, and with ``remembered`` those in the client's
+    memory too, each for as many as it stands for.  Nothing is trained and nothing of it stays in
+    the client: not in weights, optimizer, random streams or training mode.
     """
 
     tasks: tuple[int, ...]
     statistics: tuple[Statistic, ...]
-    batches: int
+    batches: int | None
     batch_size: int
     learning_rate: float
     max_rank: int = 0
+    remembered: bool = False
+    precision: Literal["float32", "float16"] = "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

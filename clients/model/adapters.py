@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from clients.model.base import Base
+from clients.model.heads import RandomFeaturesHead
 from strategies.errors import ModelError
 from strategies.lora import alpha_of, is_factor, is_merged, merged_keys, num_merged
 from strategies.peft_format import parameter_name
@@ -141,6 +142,12 @@ class AdaptedModel:
         fed = {name: value for name, value in inputs.items() if name != "labels"}
         features: Tensor = pooled(fed)
         return features
+
+    def head_inputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """What the head's last layer multiplies: pooled features (n, d) or random ones (n, M)."""
+        features = self.features(inputs)
+        head = self.module.classifier
+        return head.inputs(features) if isinstance(head, RandomFeaturesHead) else features
 
     def _restore_dense(self) -> None:
         for key, value in self._values.items():

@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from clients.model.groups import find_groups
-from clients.model.heads import PooledClassifier
+from clients.model.heads import PooledClassifier, head_of
 from clients.model.pretext import pretrained_by_pretext
 from strategies.errors import ModelError
 from strategies.recipe import ModelRecipe
@@ -97,11 +97,11 @@ def build_module(recipe: ModelRecipe, *, num_labels: int, vocab_size: int | None
         model = _load(loader, recipe.name, config, extra)
     if not pooled:
         return model  # type: ignore[no-any-return]  # transformers' auto classes are untyped
+    head = head_of(recipe.head, model.config.hidden_size, num_labels, recipe.random_features)
     return PooledClassifier(
         model,
-        num_labels=num_labels,
+        head=head,
         pooling=recipe.pooling,  # type: ignore[arg-type]  # "model" is ruled out above
-        head=recipe.head,
         normalize=recipe.normalize,
     )
 

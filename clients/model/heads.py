@@ -32,11 +32,89 @@ class CosineHead(nn.Module):
         return functional.linear(functional.normalize(features, dim=-1), rows) / TEMPERATURE
 
 
+class SimplexHead(nn.Module):
+    """Logits are cosines of a trained projection to the fixed corners of a regular simplex.
+
+    Corner c (C − 1,) has length 1 and inner product −1/(C − 1) with any other.  Only the projection
+    (C − 1, d) is trained: no class can push another's corner away, and clients agree on all of them
+    without a message.
+    Source: d-simplex classifier, Pernici et al. 2021, arXiv 2103.08479; departs: a projection gives
+    the encoder's features the simplex's width.
+    """
+
+    corners: Tensor
+
+    def __init__(self, width: int, num_labels: int) -> None:
+        super().__init__()
+        self.register_buffer("corners", simplex(num_labels), persistent=False)
+        directions = torch.randn(num_labels - 1, width, generator=_own_stream())
+        self.weight = nn.Parameter(directions / width**0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        projected = functional.normalize(functional.linear(features, self.weight), dim=-1)
+        return functional.linear(projected, self.corners) / TEMPERATURE
+
+
+class RandomFeaturesHead(nn.Module):
+    """A linear layer on φ(x) = relu(R x), R (M, d) standard normal and never trained."""
+
+    directions: Tensor
+
+    def __init__(self, width: int, num_labels: int, num_features: int) -> None:
+        super().__init__()
+        directions = torch.randn(num_features, width, generator=_own_stream())
+        self.register_buffer("directions", directions, persistent=False)
+        self.weight = nn.Parameter(torch.zeros(num_labels, num_features))
+
+    def inputs(self, features: Tensor) -> Tensor:
+        """φ (n, M) of pooled features (n, d)."""
+        return functional.relu(functional.linear(features, self.directions))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return functional.linear(self.inputs(features), self.weight)
+
+
+def simplex(num_corners: int) -> Tensor:
+    """The corners (C, C − 1) of a regular simplex around the origin, each of length 1."""
+    count = num_corners
+    helmert = torch.zeros(count, count - 1, dtype=torch.float64)
+    for column in range(count - 1):
+        helmert[: column + 1, column] = 1.0
+        helmert[column + 1, column] = -(column + 1.0)
+    corners = functional.normalize(helmert, dim=0)  # orthonormal columns, each summing to 0
+    lengths: Tensor = corners * (count / (count - 1)) ** 0.5
+    return lengths.float()
+
+
+def _own_stream() -> torch.Generator:
+    """A stream that the seed alone decides, not what was drawn before."""
+    return torch.Generator().manual_seed(torch.initial_seed())
+
+
+def head_of(
+    kind: Literal["linear", "cosine", "simplex", "random-features"],
+    width: int,
+    num_labels: int,
+    num_features: int,
+) -> nn.Module:
+    """A head that favours no class."""
+    match kind:
+        case "cosine":
+            return CosineHead(width, num_labels)
+        case "simplex":
+            return SimplexHead(width, num_labels)
+        case "random-features":
+            return RandomFeaturesHead(width, num_labels, num_features)
+    linear = nn.Linear(width, num_labels)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 class PooledClassifier(nn.Module):
     """Encoder → one vector per example → head.
 
-    Shapes: token features (n, t, d), pooled (n, d), logits (n, C).  The linear head starts at zero,
-    so that an untrained class is neither likely nor unlikely.
+    Shapes: token features (n, t, d), pooled (n, d), logits (n, C).
     """
 
     base_model_prefix = "encoder"  # transformers asks models for it when their weights are renamed
@@ -45,21 +123,14 @@ class PooledClassifier(nn.Module):
         self,
         encoder: nn.Module,
         *,
-        num_labels: int,
+        head: nn.Module,
         pooling: Literal["mean", "cls"],
-        head: Literal["linear", "cosine"],
         normalize: bool,
     ) -> None:
         super().__init__()
         self.encoder, self.pooling, self.normalize = encoder, pooling, normalize
         self.config: PretrainedConfig = encoder.config  # type: ignore[assignment]  # peft reads it
-        width: int = self.config.hidden_size
-        if head == "cosine":
-            self.classifier: nn.Module = CosineHead(width, num_labels)
-        else:
-            self.classifier = nn.Linear(width, num_labels)
-            nn.init.zeros_(self.classifier.weight)
-            nn.init.zeros_(self.classifier.bias)
+        self.classifier = head
 
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Pooled features (n, d), of unit length if the recipe says so."""

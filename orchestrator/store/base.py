@@ -25,7 +25,7 @@ class RunStatus(StrEnum):
     COMPLETED = "completed"
 
 
-RoundKind = Literal["train", "evaluate", "probe"]
+RoundKind = Literal["train", "evaluate", "probe", "head"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

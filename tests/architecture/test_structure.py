@@ -87,6 +87,7 @@ SECTIONS = {
     "rank": "Rank",
     "aggregation": "Aggregation",
     "compression": "Compression",
+    "head": "Heads",
     "replay": "Replay",
     "client-method": "Client methods",
 }

@@ -315,10 +315,14 @@ def test_a_recipe_that_cannot_be_realised_says_why(changes, words):
         base_of("bert", **changes)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_published_adapter_gives_the_same_logits(name, tmp_path):
+HEADS = [("bert-mean", h) for h in ("cosine", "simplex", "random-features")]
+
+
+@pytest.mark.parametrize(("name", "head"), [*((name, "linear") for name in CASES), *HEADS])
+def test_a_published_adapter_gives_the_same_logits(name, head, tmp_path):
     """Written by NumPy alone, read by peft on the untouched base; the merged model likewise."""
-    model, inputs, folder = AdaptedModel(base_of(name)), inputs_of(name), tmp_path / "adapter"
+    base = base_of(name, head=head, random_features=30)
+    model, inputs, folder = AdaptedModel(base), inputs_of(name), tmp_path / "adapter"
     state = a_state(model.base)
     model.apply(state, 2.0)
     expected = logits(model, inputs)

@@ -175,12 +175,11 @@ def test_a_client_without_examples_says_so(lab):
     assert answer.reason is FailureReason.NO_EXAMPLES
 
 
-def test_class_means_are_those_of_the_pooled_data(lab):
+def test_prototypes_are_the_class_means_of_the_pooled_data(lab):
     bench = lab(
         model__head="cosine",
-        learning__local_steps=0,
-        learning__methods=[{"name": "class-means"}],
-        strategy__layer_selection={"name": "all", "kinds": ["head"]},
+        strategy__head={"name": "prototype"},
+        learning__adapted_tasks=0,
     )
     plan = bench.plan(1)
     outcome = bench.close(plan, [bench.ask(order) for order in plan.orders])

@@ -9,8 +9,8 @@ from orchestrator.checkpoint import load_state
 from orchestrator.launch import run_in_process
 from orchestrator.store.base import RunStatus
 from orchestrator.summary import show
-from strategies.catalog import AGGREGATORS, LAYER_SELECTORS, RANK_ALLOCATORS
-from strategies.protocols import Probing
+from strategies.catalog import AGGREGATORS, HEADS, LAYER_SELECTORS, RANK_ALLOCATORS
+from strategies.protocols import HeadSolver, Probing
 from strategies.types import HEAD
 from tests.conftest import tiny_config
 
@@ -72,6 +72,56 @@ def test_aggregation(name, home, run_here):
     assert shown["acc"] > 0.05
 
 
+@pytest.mark.parametrize("name", sorted(HEADS))
+def test_head(name, home, run_here):
+    solver = HEADS[name]
+    solved = isinstance(solver(), HeadSolver)
+    head = solver.head if solved else "simplex"
+    run_id = run_here(
+        tiny_config(model__head=head, model__random_features=200, strategy__head={"name": name})
+    )
+    rounds = home.store().rounds(run_id)
+    sums = [record for record in rounds if record.kind == "head"]
+    assert len(sums) == (2 if solved else 0)  # one after each task
+    assert all(reply.status == "ok" for record in sums for reply in record.replies)
+    assert show(home.store().get_run(run_id), rounds, [])["acc"] > 0.05
+
+
+@pytest.mark.parametrize("name", ["analytic", "prototype"])
+def test_a_solved_head_asks_for_every_example_once(name, home, run_here):
+    run_id = run_here(
+        tiny_config(
+            model__head=HEADS[name].head,
+            model__random_features=200,
+            strategy__head={"name": name},
+            learning__adapted_tasks=0,
+        )
+    )
+    state, rounds = final_state(home, run_id), home.store().rounds(run_id)
+    assert not training(home, run_id)
+    assert [record.kind for record in rounds] == ["evaluate", *["head", "evaluate"] * 2]
+    from sklearn.datasets import load_digits
+
+    counts = state.memories["head"]["counts"]
+    assert 0.7 * len(load_digits().target) < counts.sum() < len(load_digits().target)
+    shown = show(home.store().get_run(run_id), rounds, [])
+    assert shown["acc"] > 0.25
+
+
+def test_sums_start_again_from_memories_when_the_encoder_moves(home, run_here):
+    changes = {
+        "model__head": "random-features",
+        "model__random_features": 200,
+        "strategy__head": {"name": "analytic"},
+    }
+    still = run_here(tiny_config(**changes, learning__adapted_tasks=1))
+    moved = run_here(tiny_config(**changes))
+    counts = [final_state(home, run).memories["head"]["counts"] for run in (still, moved)]
+    # Memories stand for what they were offered, which is what was trained on.
+    assert 0 < counts[1][:5].sum() < counts[0][:5].sum()
+    np.testing.assert_array_equal(counts[1][5:], counts[0][5:])
+
+
 @pytest.mark.parametrize("ranks", UNEQUAL)
 @pytest.mark.parametrize("merging", ["exact", "partition"])
 def test_unequal_ranks_merge(ranks, merging, home, run_here):
@@ -116,6 +166,11 @@ def test_compression_saves_bytes_and_learns_on(compression, home, run_here):
         {"strategy__layer_selection": {"name": "selective", "blocks": 1}},
         {"strategy__aggregation": {"name": "fedsa"}},
         {"strategy__compression": [{"name": "topk", "density": 0.2}]},
+        {
+            "strategy__head": {"name": "analytic"},
+            "model__head": "random-features",
+            "model__random_features": 200,
+        },
         {
             "strategy__rank": {"name": "spectral", "rank": 4},
             "links": {**LINKS, "name": "lognormal"},

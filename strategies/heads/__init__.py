@@ -1,0 +1,1 @@
+"""What sets the classifier: gradients, or sums over examples."""
