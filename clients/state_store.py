@@ -122,6 +122,7 @@ def _arrays(state: ClientState) -> dict[str, Array]:
         "tasks": memory.tasks,
         "labels": memory.labels,
         "groups": memory.offered,
+        "losses": memory.losses,
         "offered": state.offered,
     }
     for name, found in state.outputs.items():
@@ -141,6 +142,7 @@ def _read(path: Path) -> ClientState:
             labels=arrays["labels"],
             num_offered=num_offered,
             offered=arrays["groups"],
+            losses=arrays["losses"],
         )
         tensors = {
             name: {

@@ -36,7 +36,7 @@ from clients.training import LocalRun, train
 from clients.workshop import ClientSettings, Workshop, open_workshop, shard_of, tokens_per_example
 from strategies.catalog import CLIENT_METHODS, COMPRESSORS, REPLAY_POLICIES, build
 from strategies.errors import ConfigError, Fault, PerennialError
-from strategies.protocols import Compressor, ReplayMemory
+from strategies.protocols import Compressor, ExampleIds, ReplayMemory
 from strategies.rng import rng_for
 from strategies.types import (
     Array,
@@ -125,14 +125,10 @@ class LocalTrainer:
     ) -> Update | ClientFailure:
         """Evaluate the incoming state, probe it or train on it, as far as each is asked for."""
         shop = self._workshop(assignment.recipe)
-        if assignment.client_id != client_id:
-            detail = f"assignment for {assignment.client_id} reached {client_id}"
-            return failed(assignment, FailureReason.WRONG_PLAN, detail)
-        if assignment.base_digest != shop.base.description.base_digest:
-            here = shop.base.description.base_digest
-            detail = f"planned for base {assignment.base_digest[:12]}, here is {here[:12]}"
-            return failed(assignment, FailureReason.WRONG_BASE, detail)
-        clock, state = Clock(since), self._load(assignment)
+        if refusal := _misdirected(assignment, client_id, shop):
+            return refusal
+        clock, shard = Clock(since), shard_of(shop, client_id)
+        state = self._load(assignment, shop, shard)
         try:
             model = self._assemble(shop, assignment, tensors)
         except MissingTensorsError as error:
@@ -140,7 +136,7 @@ class LocalTrainer:
         model |= _own(assignment, state)
         shop.model.apply(model, assignment.scale)
         clock.lap("load")
-        shard, scores = shard_of(shop, client_id), tuple[Score, ...]()
+        scores = tuple[Score, ...]()
         if assignment.evaluation:
             scores = evaluate(shop.model, shop.dataset, shard, assignment.evaluation, shop.recipe)
             clock.lap("evaluate")
@@ -154,8 +150,7 @@ class LocalTrainer:
             return update
         local = _local_run(shop, shard, assignment, assignment.work, state)
         if not len(local.new_ids):
-            detail = f"no training examples of tasks {assignment.work.tasks}"
-            return failed(assignment, FailureReason.NO_EXAMPLES, detail)
+            return failed(assignment, FailureReason.NO_EXAMPLES, _nothing_of(assignment.work))
         return self._trained(assignment, local, model, update, clock)
 
     def _trained(
@@ -202,6 +197,7 @@ class LocalTrainer:
             metrics=metrics_of(run, loss),
             seconds=clock.seconds(),
             peak_memory_bytes=device.peak_memory_bytes(),
+            remembered=run.remembered,
         )
 
     def _assemble(
@@ -215,12 +211,14 @@ class LocalTrainer:
         received.keep(assignment.step_index, model)
         return model
 
-    def _load(self, assignment: Assignment) -> ClientState:
+    def _load(self, assignment: Assignment, shop: Workshop, shard: Shard) -> ClientState:
         stored = self._states().load(
             assignment.run_id, assignment.client_id, before_step=assignment.step_index
         )
-        capacity = assignment.work.replay.capacity if assignment.work else 0
-        return stored or ClientState(memory=ReplayMemory.empty(capacity))
+        if stored:
+            return stored
+        capacity = _capacity(shop, shard, assignment.work) if assignment.work else 0
+        return ClientState(memory=ReplayMemory.empty(capacity))
 
     def _states(self) -> ClientStateStore:
         return ClientStateStore(self.settings.state_folder)
@@ -230,6 +228,38 @@ class LocalTrainer:
             self._workshops.clear()  # one model in memory, not one per run served
             self._workshops[recipe_json] = open_workshop(recipe_json, self.settings)
         return self._workshops[recipe_json]
+
+
+def _misdirected(
+    assignment: Assignment, client_id: ClientId, shop: Workshop
+) -> ClientFailure | None:
+    """Why an assignment is not for this client or this base model."""
+    if assignment.client_id != client_id:
+        detail = f"assignment for {assignment.client_id} reached {client_id}"
+        return failed(assignment, FailureReason.WRONG_PLAN, detail)
+    here = shop.base.description.base_digest
+    if assignment.base_digest != here:
+        detail = f"planned for base {assignment.base_digest[:12]}, here is {here[:12]}"
+        return failed(assignment, FailureReason.WRONG_BASE, detail)
+    return None
+
+
+def _nothing_of(work: Work) -> str:
+    if work.source == "memory":
+        return "nothing in the memory to replay"
+    return f"no training examples of tasks {work.tasks}"
+
+
+def _capacity(shop: Workshop, shard: Shard, work: Work) -> int:
+    """Examples the client's memory may hold."""
+    budget = work.replay.capacity_bytes
+    if budget is None:
+        return work.replay.capacity
+    split, logits = shop.dataset.train, 0
+    if any(_method(choice).stores_logits for choice in work.methods):
+        logits = 4 * len(shop.dataset.label_names)
+    size = split.mean_bytes(np.concatenate(shard.train).astype(np.int64)) + logits
+    return int(budget / size) if size else 0
 
 
 def _local_run(
@@ -244,7 +274,7 @@ def _local_run(
         dataset=shop.dataset,
         model=shop.model,
         trainable=shop.model.trainable(assignment.groups),
-        new_ids=np.concatenate([shard.train_ids(task) for task in work.tasks]),
+        new_ids=_ids(shard, work, state),
         allowed=_allowed(shop, shard, work.tasks),
         policy=build(REPLAY_POLICIES, work.replay.policy, key="replay.policy"),
         state=state,
@@ -252,6 +282,13 @@ def _local_run(
         memory_rng=rng_for(assignment.seed, "memory"),
         kept=assignment.kept,
     )
+
+
+def _ids(shard: Shard, work: Work, state: ClientState) -> ExampleIds:
+    """What a round trains on."""
+    if work.source == "memory":
+        return state.memory.ids
+    return np.concatenate([shard.train_ids(task) for task in work.tasks])
 
 
 def _own(assignment: Assignment, state: ClientState) -> dict[ParamKey, Array]:

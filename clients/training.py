@@ -14,11 +14,12 @@ from torch import Tensor
 
 from clients.memory import saved_for_backward
 from clients.model import AdaptedModel, losses_of
+from clients.recall import measured
 from clients.state_store import ClientState
-from strategies.protocols import ExampleIds, Offer, ReplayPolicy
+from strategies.protocols import ExampleIds, Offer, ReplayPolicy, Weighing
 from strategies.recipe import ModelRecipe
 from strategies.rng import Rng
-from strategies.types import HEAD, GroupName, Optimization, ParamKey, Work
+from strategies.types import HEAD, GroupName, Optimization, ParamKey, Remembered, Work
 
 if TYPE_CHECKING:
     from clients.data import Dataset
@@ -50,8 +51,9 @@ class LocalRun:
 
     ``new_ids`` are the client's examples of the tasks at hand; ``allowed (C,)`` marks the classes
     it has ever held, the only ones its loss may push; ``kept`` are parts that are the client's own;
-    ``step`` counts the steps of this round; ``received`` are the trainable tensors as they came.
-    Methods may change ``state`` and ``num_replayed``.
+    ``step`` counts the steps of this round and ``rate_factor`` is the share of the peak learning
+    rate it is taken at; ``received`` are the trainable tensors as they came; ``remembered`` is how
+    the memory fared under them.  Methods may change ``state`` and ``num_replayed``.
     """
 
     task_index: int
@@ -68,7 +70,9 @@ class LocalRun:
     memory_rng: Rng
     kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
     step: int = 0
+    rate_factor: float = 1.0
     received: Mapping[ParamKey, Tensor] = field(default_factory=dict)
+    remembered: tuple[Remembered, ...] = ()
     num_replayed: int = 0
     step_memory_bytes: int = 0  # activations, gradients and moments of the first step
     used: set[int] = field(default_factory=set)  # new examples trained on so far
@@ -84,6 +88,7 @@ class LocalRun:
         labels = self.dataset.train.labels[fresh].astype(np.int64)
         offer = Offer(ids=fresh, labels=labels, task=self.task_index)
         memory = self.policy.admit(state.memory, offer, self.memory_rng)
+        memory = memory.with_losses_of(state.memory)
         offered = np.union1d(state.offered, fresh)
         self.state = replace(state, memory=memory, offered=offered)
 
@@ -94,6 +99,17 @@ def train(run: LocalRun, methods: Sequence[ClientMethod]) -> float:
     The optimizer is fresh: the server's merge may have rotated the factors its moments belong to.
     """
     run.received = {key: p.detach().clone() for key, p in run.trainable.items()}
+    if run.work.replay.measured:
+        memory, run.remembered = measured(run)
+        run.state = replace(run.state, memory=memory)
+    if run.work.source == "memory":
+        losses = _steps(run, methods, run.new_ids)
+        run.num_replayed = run.work.steps * min(run.work.batch_size, len(run.new_ids))
+        return float(np.mean(losses)) if losses else math.nan
+    return _on_tasks(run, methods)
+
+
+def _on_tasks(run: LocalRun, methods: Sequence[ClientMethod]) -> float:
     if run.state.task_index != run.task_index:
         run.state = replace(
             run.state, task_index=run.task_index, offered=np.zeros(0, dtype=np.int64)
@@ -122,9 +138,10 @@ def _steps(run: LocalRun, methods: Sequence[ClientMethod], ids: ExampleIds) -> l
     run.model.module.train()
     for step, new in enumerate(_batches(ids, run.dataset.train.lengths, work, run.rng)):
         run.step = step
-        factor = rate_factor(work.optimization, (work.first_step + step) / work.total_steps)
+        progress = (work.first_step + step) / work.total_steps
+        run.rate_factor = rate_factor(work.optimization, progress)
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
-            group["lr"] = rate * factor
+            group["lr"] = rate * run.rate_factor
         losses.append(_one_step(run, methods, new, optimizer, parameters))
     run.model.module.eval()
     return losses
@@ -142,7 +159,10 @@ def _one_step(
         draw = method.batch(run, draw)
     inputs = run.tensors_of(np.concatenate(draw))
     batch = Batch(draw, inputs, _logits(run, inputs, parameters))
-    loss = losses_of(run.model, batch.logits, inputs, run.allowed).mean()
+    losses = losses_of(run.model, batch.logits, inputs, run.allowed)
+    if len(draw.replayed) and isinstance(run.policy, Weighing):
+        losses = losses * _weights(draw, run.policy.weights(run.state.memory, draw.replayed))
+    loss = losses.mean()
     for method in methods:
         loss = method.loss(run, batch, loss)
     optimizer.zero_grad(set_to_none=True)
@@ -155,6 +175,11 @@ def _one_step(
         method.after_step(run)
     run.used.update(draw.new.tolist())
     return loss.item()
+
+
+def _weights(draw: Draw, of_replayed: NDArray[np.float64]) -> Tensor:
+    """A factor for each example of a batch, (n,); 1 for new ones."""
+    return torch.from_numpy(np.concatenate([np.ones(len(draw.new)), of_replayed])).float()
 
 
 def _logits(

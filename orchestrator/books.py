@@ -30,6 +30,7 @@ def observation(assignment: Assignment, reply: Reply) -> Observation:
         bytes_up=reply.bytes_up,
         seconds=reply.seconds,
         evidence=Evidences.of(update) if update else {},
+        remembered=update.remembered if update else (),
     )
 
 

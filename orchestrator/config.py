@@ -24,6 +24,7 @@ from strategies.catalog import (
     LAYER_SELECTORS,
     RANK_ALLOCATORS,
     REPLAY_POLICIES,
+    REPLAY_ROUNDS,
     build,
     nearest,
 )
@@ -35,6 +36,8 @@ from strategies.protocols import (
     LayerSelector,
     RankAllocator,
     ReplayPolicy,
+    ReplayRounds,
+    Weighing,
 )
 from strategies.recipe import (
     DataRecipe,
@@ -121,21 +124,29 @@ class Learning(Section):
         )
 
 
+class Steering(Section):
+    """How much is replayed follows how much is forgotten."""
+
+    lowest_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Part of each batch that is replayed where nothing has been forgotten."""
+    full_at_nats: PositiveFloat = 0.5
+    """Mean rise of remembered losses at which ``replay.share`` is reached."""
+
+
 class Replay(Section):
     """The memory each client keeps of its own past examples."""
 
     policy: Choice = Choice(name="reservoir")
     examples_per_client: NonNegative = 50
+    bytes_per_client: Positive | None = None
+    """Instead of ``examples_per_client``: as many examples as take this, on the client's average,
+    with the logits a method stores of them."""
     share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Part of each batch that is replayed."""
-
-    def directive(self) -> ReplayDirective:
-        """The part that travels in an assignment."""
-        return ReplayDirective(
-            policy=self.policy.as_choice(),
-            capacity=self.examples_per_client,
-            share=self.share,
-        )
+    steering: Steering | None = None
+    """Let the server set each client's share by what it reports of its memory, up to ``share``."""
+    rounds: Choice = Choice(name="none")
+    """Rounds that train on memories alone."""
 
 
 class Strategies(Section):
@@ -236,6 +247,25 @@ class RunConfig(Section):
         """What sets the head from sums; None if it is trained."""
         head = build(HEADS, self.strategy.head.as_choice(), key="strategy.head")
         return head if isinstance(head, HeadSolver) else None
+
+    def replay_rounds(self) -> ReplayRounds | None:
+        """The configured replay rounds, if there are any."""
+        rounds = build(REPLAY_ROUNDS, self.replay.rounds.as_choice(), key="replay.rounds")
+        return rounds if isinstance(rounds, ReplayRounds) else None
+
+    def steers_replay(self) -> bool:
+        """Whether the server decides by what it is told of forgetting."""
+        return self.replay_rounds() is not None or self.replay.steering is not None
+
+    def replay_directive(self, share: float) -> ReplayDirective:
+        """The part that travels in an assignment, with a client's ``share``."""
+        return ReplayDirective(
+            policy=self.replay.policy.as_choice(),
+            capacity=self.replay.examples_per_client,
+            share=share,
+            capacity_bytes=self.replay.bytes_per_client,
+            measured=self.steers_replay() or isinstance(self.replay_policy(), Weighing),
+        )
 
     def uplink_choices(self) -> tuple[StrategyChoice, ...]:
         """The compressors of updates, by name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from strategies.catalog import CLIENT_METHODS, nearest
+from strategies.catalog import CLIENT_METHODS, REMEMBERING, nearest
 from strategies.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def faults_of(config: RunConfig) -> list[Fault]:
     """Everything wrong with a run file whose fields are fine one by one."""
     found = _check_strategies(config) + _check_together(config)
-    return found or _check_capabilities(config) + _check_head(config)
+    return found or _check_capabilities(config) + _check_head(config) + _check_memory(config)
 
 
 def _check_strategies(config: RunConfig) -> list[Fault]:
@@ -27,6 +27,7 @@ def _check_strategies(config: RunConfig) -> list[Fault]:
         config.head_solver,
         config.compressors,
         config.replay_policy,
+        config.replay_rounds,
     ]
     faults = list[Fault]()
     for builder in builders:
@@ -106,6 +107,24 @@ def _check_head(config: RunConfig) -> list[Fault]:
         expected = f"{solver.head!r} for strategy.head.name = {name!r}"
         faults.append(Fault("model.head", repr(model.head), expected))
     return faults
+
+
+def _check_memory(config: RunConfig) -> list[Fault]:
+    """What replays needs somebody who remembers."""
+    if any(method.name in REMEMBERING for method in config.learning.methods):
+        return []
+    hint = 'add { name = "er" }; with replay.share = 0 it fills the memory and replays nothing'
+    expected = f"a client method that fills the memory: {', '.join(sorted(REMEMBERING))}"
+    found = ", ".join(method.name for method in config.learning.methods) or "none"
+    wanting = {
+        "replay.rounds": config.replay_rounds() is not None,
+        "replay.steering": config.replay.steering is not None,
+    }
+    return [
+        Fault("learning.methods", f"{found} with {key}", expected, hint)
+        for key, wants in wanting.items()
+        if wants
+    ]
 
 
 def _check_together(config: RunConfig) -> list[Fault]:

@@ -146,7 +146,7 @@ class Engine:
 def _patience(config: RunConfig, plan: Plan) -> float:
     """Seconds to wait for replies: on real links nobody is waited for past the deadline."""
     limit, deadline = config.federation.round_timeout_seconds, config.federation.deadline_seconds
-    if deadline is None or config.links or plan.step.kind != "train":
+    if deadline is None or config.links or plan.step.kind not in ("train", "replay"):
         return limit
     return min(limit, deadline)
 

@@ -8,8 +8,10 @@ from typing import Final
 
 import numpy as np
 
+from orchestrator import recall
 from orchestrator.config import RunConfig
 from orchestrator.planner import AGGREGATION, RANK, SELECTION, Plan, uses_evidence
+from orchestrator.recall import RECALL
 from strategies.protocols import Adaptive, Aggregated, Initializing
 from strategies.rng import rng_for
 from strategies.types import (
@@ -68,13 +70,15 @@ def learnt(
     """The state with new tensors, newest evidence and what the strategies remember."""
     memories = {**state.memories, AGGREGATION: aggregated.state}
     tensors, evidence = aggregated.tensors, state.evidence
-    if uses_evidence(config) and plan.step.kind != "evaluate":
+    if uses_evidence(config) and plan.step.kind in ("train", "probe"):
         evidence = _newest(state, seen)
     if plan.step.kind == "probe":
         tensors, evidence, started = _started(state, plan, evidence, tensors, config)
         memories |= started
     elif plan.step.kind == "train":
         memories |= _observed(state, plan, seen, config)
+        if config.steers_replay():
+            memories[RECALL] = recall.observed(state.memories.get(RECALL, {}), plan.step, seen)
     return replace(
         state,
         tensors=tensors,

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator import heads
+from orchestrator import heads, recall
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation
 from orchestrator.fleet import Fleet
 from orchestrator.outgoing import Kept, Sender
+from orchestrator.recall import RECALL
 from orchestrator.schedule import Step, schedule
 from orchestrator.shapes import largest_reply
 from strategies.compression.chain import bytes_per_value
@@ -35,6 +36,7 @@ from strategies.types import (
     Holding,
     LowRank,
     Probe,
+    ReplayDirective,
     RoundBudget,
     RoundView,
     Selection,
@@ -96,6 +98,8 @@ def plan_step(
             return planner.probe()
         case "head":
             return planner.head()
+        case "replay":
+            return planner.replay()
         case "train":
             return planner.training()
 
@@ -159,17 +163,53 @@ class _Planner:
     def training(self) -> Plan:
         """Choose clients, groups and ranks, and send everybody their slice."""
         cohort, notes = self._cohort()
-        view, path = self._view(cohort), (self.step.task_index, self.step.round_index)
+        view = self._view(cohort)
         selection = self.config.layer_selector().select(
-            self._remembering(view, SELECTION), rng_for(self.config.seed, "selection", *path)
+            self._remembering(view, SELECTION),
+            rng_for(self.config.seed, "selection", *self.step.path),
         )
+        return self._trained(view, selection, self._work(), notes)
+
+    def replay(self) -> Plan:
+        """Let those who may remember train what forgets, if anything needs it."""
+        strategy, memory = self.config.replay_rounds(), self.state.memories.get(RECALL, {})
+        if strategy is None:
+            raise StrategyError(f"replay at step {self.state.step_index} without replay rounds")
+        seen = recall.view_of(memory)
+        chosen = strategy.groups(seen)
+        if not chosen:
+            worst = max(seen.rises.values(), default=0.0)
+            note = f"no replay round: losses of no task have risen by more than {worst:.3f} nats"
+            return self._plan([], self._view(()), (note,))
+        cohort, notes = self._cohort()
+        view = self._view(cohort)
+        view = replace(view, budget=replace(view.budget, steps=strategy.steps))
+        selection = {client.client_id: chosen for client in cohort}
+        work = replace(
+            self._work(),
+            tasks=self.step.seen,
+            steps=strategy.steps,
+            first_step=0,
+            total_steps=strategy.steps,
+            methods=(),
+            source="memory",
+            reports=(),
+        )
+        return self._trained(view, selection, work, notes)
+
+    def _trained(
+        self, view: RoundView, selection: Selection, work: Work, notes: tuple[str, ...]
+    ) -> Plan:
+        """Everybody's ranks and slice, for what was selected."""
         kept = self._kept(view)
         view = replace(view, carried_bytes=self._carried(view, selection, kept))
         ranks = self.config.rank_allocator().allocate(
-            self._remembering(view, RANK), selection, rng_for(self.config.seed, "ranks", *path)
+            self._remembering(view, RANK),
+            selection,
+            rng_for(self.config.seed, "ranks", *self.step.path),
         )
         orders, silent = list[Order](), list[str]()
-        for client in cohort:
+        for client in view.clients:
             chosen, own = selection[client.client_id], ranks[client.client_id]
             plans, left_out = self._group_plans(chosen, own)
             if not plans:
@@ -181,7 +221,7 @@ class _Planner:
                     plans,
                     kept.get(client.client_id, {}),
                     left_out,
-                    work=self._work(),
+                    work=replace(work, replay=self._replay(client)),
                     evaluation=self._mid_task_evaluation(),
                 )
             )
@@ -250,14 +290,15 @@ class _Planner:
     def _cohort(self) -> tuple[tuple[ClientProfile, ...], tuple[str, ...]]:
         """Who trains: drawn evenly from those who hold examples of the tasks, in client order."""
         step, clients = self.step, self.federation.clients
-        able = [c for c in clients if any(c.num_train[task] for task in step.tasks)]
+        tasks = step.seen if step.kind == "replay" else step.tasks
+        able = [c for c in clients if any(c.num_train[task] for task in tasks)]
         size, notes = self.config.cohort_size(), list[str]()
         without = [c.client_id for c in clients if c not in able]
         if without and step.round_index == 0:
             notes.append(f"no training examples of task {step.task_index}: {', '.join(without)}")
         if len(able) < size:
             notes.append(f"cohort of {len(able)} instead of {size}: no more clients hold examples")
-        rng = rng_for(self.config.seed, "cohort", step.task_index, step.round_index)
+        rng = rng_for(self.config.seed, "cohort", *step.path)
         drawn = np.sort(rng.permutation(len(able))[:size])
         return tuple(able[index] for index in drawn), tuple(notes)
 
@@ -320,7 +361,7 @@ class _Planner:
             base_digest=self.federation.model.base_digest,
             groups=plans,
             scale=self.config.adapter.scale,
-            seed=seed_for(self.config.seed, client, step.task_index, step.round_index),
+            seed=seed_for(self.config.seed, client, *step.path),
             downlink=self.config.downlink_choices(),
             kept=kept,
             held=parcel.held,
@@ -343,10 +384,18 @@ class _Planner:
             total_steps=step.num_rounds * learning.local_steps,
             optimization=learning.optimization(),
             methods=tuple(method.as_choice() for method in learning.methods),
-            replay=self.config.replay.directive(),
+            replay=self.config.replay_directive(self.config.replay.share),
             compression=self.config.uplink_choices(),
             reports=_reports(self.config),
         )
+
+    def _replay(self, client: ClientProfile) -> ReplayDirective:
+        """What a client's memory is to do, its share by what its tasks have lost."""
+        share, steering = self.config.replay.share, self.config.replay.steering
+        if steering:
+            memory = self.state.memories.get(RECALL, {})
+            share = recall.share_of(steering, share, client, memory)
+        return self.config.replay_directive(share)
 
     def _mid_task_evaluation(self) -> Evaluation | None:
         if not self.config.evaluation.each_round:

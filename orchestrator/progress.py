@@ -21,6 +21,7 @@ _PHASES: Final = {
     "evaluate": "evaluating",
     "probe": "probing",
     "head": "summing",
+    "replay": "replaying",
 }
 
 

@@ -80,7 +80,8 @@ def close_step(
             rng_for(config.seed, "aggregation", step.task_index, step.round_index),
         )
         needed = config.federation.min_replies if step.kind == "train" else 1
-        if ledger.usable < min(needed, len(plan.orders)) or not plan.orders:
+        idle = not plan.orders and step.kind != "replay"  # which may find nothing to mend
+        if ledger.usable < min(needed, len(plan.orders)) or idle:
             raise RoundFailedError(_why(plan, ledger, needed))
         after = learnt(state, plan, aggregated, ledger.observations, config)
         if ledger.sums:
@@ -160,7 +161,7 @@ def _mean_metrics(replies: Iterable[ReplyRecord]) -> dict[str, float]:
 
 
 def _score_records(plan: Plan, update: Update) -> Iterator[ScoreRecord]:
-    mid_task = plan.step.kind == "train"
+    mid_task = plan.step.kind != "evaluate"
     for score in update.scores:
         yield ScoreRecord(
             client_id=update.client_id,

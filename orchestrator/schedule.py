@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.config import RunConfig
 from orchestrator.store.base import RoundKind
-from strategies.protocols import Probing, Question
+from strategies.protocols import Probing, Question, RoundPlace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,8 +16,9 @@ class Step:
 
     ``tasks`` are trained on; ``seen`` are those learnt so far, with the current ones.  An
     evaluation's ``task_index`` is the task just learnt, −1 before the first.  A probe asks
-    ``question`` before the training step that follows it.  A head step sums examples of the tasks
-    seen and solves the head from them.
+    ``question`` before the training step that follows it.  A replay step trains on memories, the
+    ``repeat``-th time after the training round it belongs to.  A head step sums examples of the
+    tasks seen and solves the head from them.
     """
 
     kind: RoundKind
@@ -27,6 +28,13 @@ class Step:
     tasks: tuple[int, ...] = ()
     seen: tuple[int, ...] = ()
     question: Question | None = None
+    repeat: int = 0
+
+    @property
+    def path(self) -> tuple[str | int, ...]:
+        """What tells this step's random streams from those of others."""
+        place = (self.task_index, self.round_index)
+        return place if self.kind != "replay" else ("replay", *place, self.repeat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +53,19 @@ def schedule(config: RunConfig, num_tasks: int) -> tuple[Step, ...]:
         s for s in (config.layer_selector(), config.rank_allocator()) if isinstance(s, Probing)
     ]
     steps = [Step(kind="evaluate", task_index=-1)]
-    for stage in _stages(config, num_tasks):
-        steps += _training(stage, askers)
+    stages, replays = _stages(config, num_tasks), config.replay_rounds()
+    in_all, before = sum(stage.num_rounds for stage in stages), 0
+    for stage in stages:
+        for step in _training(stage, askers):
+            steps.append(step)
+            if step.kind == "train" and replays:
+                place = RoundPlace(
+                    number=before + step.round_index,
+                    in_all=in_all,
+                    last_of_task=step.round_index + 1 == stage.num_rounds,
+                )
+                steps += _replays(step, replays.rounds_after(place))
+        before += stage.num_rounds
         if config.head_solver():
             steps.append(_head(stage))
         steps.append(Step(kind="evaluate", task_index=stage.task_index, seen=stage.seen))
@@ -78,6 +97,10 @@ def _training(stage: _Stage, askers: Sequence[Probing]) -> Iterator[Step]:
                 seen=stage.seen,
                 question=question if kind == "probe" else None,
             )
+
+
+def _replays(step: Step, count: int) -> list[Step]:
+    return [replace(step, kind="replay", repeat=index) for index in range(count)]
 
 
 def _head(stage: _Stage) -> Step:

@@ -28,7 +28,7 @@ def on_simulated_links(
         yield from replies
         return
     places = {client.client_id: index for index, client in enumerate(federation.clients)}
-    training = plan.step.kind == "train"
+    training = plan.step.kind in ("train", "replay")
     for order, reply in zip(plan.orders, replies, strict=True):
         journey = Journey(
             links=config.links,

@@ -52,6 +52,7 @@ from strategies.protocols import (
     LayerSelector,
     RankAllocator,
     ReplayPolicy,
+    ReplayRounds,
 )
 from strategies.rank.adalora import AdaLoRA
 from strategies.rank.airllm.policy import AirLLM
@@ -62,8 +63,14 @@ from strategies.rank.fixed import Fixed
 from strategies.rank.hetlora import HetLoRA
 from strategies.rank.spectral import Spectral
 from strategies.replay.balanced import Balanced
+from strategies.replay.forgetting import Forgetting
+from strategies.replay.mir import MaximallyInterfered
 from strategies.replay.reservoir import Reservoir
 from strategies.replay.ring import Ring
+from strategies.replay_rounds.adaptive import Adaptive
+from strategies.replay_rounds.fpf import ForgettingPrioritized
+from strategies.replay_rounds.k_fpf import RepeatedForgettingPrioritized
+from strategies.replay_rounds.none import NoReplayRounds
 from strategies.types import StrategyChoice
 
 LAYER_SELECTORS: Final[dict[str, type[LayerSelector]]] = {
@@ -96,6 +103,14 @@ REPLAY_POLICIES: Final[dict[str, type[ReplayPolicy]]] = {
     "reservoir": Reservoir,
     "balanced": Balanced,
     "ring": Ring,
+    "mir": MaximallyInterfered,
+    "forgetting": Forgetting,
+}
+REPLAY_ROUNDS: Final[dict[str, type[NoReplayRounds] | type[ReplayRounds]]] = {
+    "none": NoReplayRounds,
+    "fpf": ForgettingPrioritized,
+    "k-fpf": RepeatedForgettingPrioritized,
+    "adaptive": Adaptive,
 }
 AGGREGATORS: Final[dict[str, type[Aggregator]]] = {
     "exact": Exact,
@@ -132,10 +147,13 @@ CLIENT_METHODS: Final[dict[str, str]] = {
     "hetlora": "clients.methods.hetlora:TailPenalty",
     "local-alt": "clients.methods.local_alt:LocalAlt",
 }
+REMEMBERING: Final = frozenset({"er", "derpp", "agem"})
+"""Client methods that fill the memory."""
 KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "layer-selection": LAYER_SELECTORS,
     "rank": RANK_ALLOCATORS,
     "replay": REPLAY_POLICIES,
+    "replay-rounds": REPLAY_ROUNDS,
     "aggregation": AGGREGATORS,
     "compression": COMPRESSORS,
     "head": HEADS,

@@ -179,17 +179,24 @@ class Optimization:
 class ReplayDirective:
     """What the client's memory keeps and how much of it is replayed.
 
-    ``capacity`` in examples; ``share`` of a batch is replayed, once there is something to replay.
+    ``capacity`` in examples or, where ``capacity_bytes`` is given, as many as fit those on average;
+    ``share`` of a batch is replayed, once there is something to replay.  ``measured``: the loss of
+    every example in the memory is taken under the received model, and reported task by task.
     """
 
     policy: StrategyChoice
     capacity: int
     share: float
+    capacity_bytes: int | None = None
+    measured: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """``steps`` optimizer updates, starting at ``first_step`` of the task's ``total_steps``."""
+    """``steps`` optimizer updates, starting at ``first_step`` of the task's ``total_steps``.
+
+    On the examples of ``tasks`` or, with ``source`` "memory", on those the client's memory holds.
+    """
 
     tasks: tuple[int, ...]
     steps: int
@@ -201,6 +208,7 @@ class Work:
     replay: ReplayDirective
     compression: tuple[StrategyChoice, ...] = ()
     reports: tuple[Statistic, ...] = ()
+    source: Literal["tasks", "memory"] = "tasks"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,6 +303,19 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """Sums over what a client's memory holds of one task, under the model it received.
+
+    ``loss_rise`` is by how much losses exceed each example's own lowest so far, in nats.
+    """
+
+    task_index: int
+    num_examples: int
+    loss_sum: float
+    loss_rise: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Update:
     """What a client answers.
 
@@ -316,6 +337,7 @@ class Update:
     statistics: Mapping[GroupName, Mapping[str, float]] = field(default_factory=dict)
     sketches: Tensors = field(default_factory=dict)
     peak_memory_bytes: int = 0
+    remembered: tuple[Remembered, ...] = ()
 
 
 class FailureReason(StrEnum):
@@ -420,6 +442,7 @@ class Observation:
     bytes_up: int
     seconds: float
     evidence: Tensors
+    remembered: tuple[Remembered, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from strategies.types import (
     ClientProfile,
     GroupName,
     ParamKey,
+    Remembered,
     Score,
     Tensors,
     Update,
@@ -54,6 +55,7 @@ class _UpdateHeader:
     seconds: Mapping[str, float] = field(default_factory=dict)
     statistics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     peak_memory_bytes: int = 0
+    remembered: tuple[Remembered, ...] = ()
 
 
 def encode_assignment(assignment: Assignment, tensors: Tensors) -> bytes:
@@ -110,6 +112,7 @@ def decode_result(message: bytes) -> Update | ClientFailure:
             if key.part.startswith(_SKETCH)
         },
         peak_memory_bytes=fields.peak_memory_bytes,
+        remembered=fields.remembered,
     )
 
 
@@ -170,6 +173,7 @@ def _plain(result: Update) -> dict[str, Any]:
         "seconds": dict(result.seconds),
         "statistics": {group: dict(values) for group, values in result.statistics.items()},
         "peak_memory_bytes": result.peak_memory_bytes,
+        "remembered": [asdict(sums) for sums in result.remembered],
     }
 
 

@@ -125,6 +125,15 @@ class Encoded:
         """The model's inputs and ``labels`` for these examples, padded to the longest of them."""
         return {"labels": self.labels[ids], **self.inputs.collate(ids)}
 
+    def mean_bytes(self, ids: Longs) -> float:
+        """What one of these examples takes as the model's inputs, in bytes; 0 if there are none."""
+        looked_at = ids[:256]
+        sizes = [
+            sum(a.nbytes for a in self.collate(looked_at[[i]]).values())
+            for i in range(len(looked_at))
+        ]
+        return float(np.mean(sizes)) if sizes else 0.0
+
     def bucketed(self, ids: Longs, batch_size: int) -> list[Longs]:
         """``ids`` in batches of similar length, shortest first, so that little is padded."""
         ordered = ids[np.lexsort((ids, self.lengths[ids]))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -25,6 +25,8 @@ class AveragedGem(ClientMethod):
     Source: A-GEM, Chaudhry et al. 2019, arXiv 1812.00420, eq. 11; departs: the memory is the
     configured replay policy's.
     """
+
+    remembers: ClassVar[bool] = True
 
     def grad(self, run: LocalRun) -> None:
         ids = run.policy.draw(run.state.memory, run.work.batch_size, run.memory_rng)

@@ -8,7 +8,7 @@ client's durable state.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from strategies.protocols import ExampleIds
 
@@ -22,6 +22,11 @@ class ClientMethod:
     """No hook does anything: plain fine-tuning."""
 
     __slots__ = ()
+
+    remembers: ClassVar[bool] = False
+    """Whether it fills the memory; ``catalog.REMEMBERING`` says so to the server."""
+    stores_logits: ClassVar[bool] = False
+    """Whether what a class's answers take counts among an example's bytes in the memory."""
 
     def task_start(self, run: LocalRun) -> None:
         """The client's first local training of a task."""

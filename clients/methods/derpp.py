@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ class DarkExperienceReplay(ClientMethod):
     once per round, with that round's last model.
     """
 
+    remembers: ClassVar[bool] = True
+    stores_logits: ClassVar[bool] = True
     alpha: Annotated[float, Ge(0)] = 0.3
     beta: Annotated[float, Ge(0)] = 0.5
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from clients.methods.base import ClientMethod
+from clients.recall import recalled
 from clients.training import Draw
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ class ExperienceReplay(ClientMethod):
     on it, not at every visit.
     """
 
+    remembers: ClassVar[bool] = True
+
     def batch(self, run: LocalRun, draw: Draw) -> Draw:
         wanted = round(run.work.replay.share * len(draw.new))
-        replayed = run.policy.draw(run.state.memory, wanted, run.memory_rng)
+        replayed = recalled(run, draw.new[: len(draw.new) - wanted], wanted)
         run.num_replayed += len(replayed)
         return Draw(draw.new[: len(draw.new) - len(replayed)], replayed)
 

@@ -25,7 +25,7 @@ class RunStatus(StrEnum):
     COMPLETED = "completed"
 
 
-RoundKind = Literal["train", "evaluate", "probe", "head"]
+RoundKind = Literal["train", "evaluate", "probe", "head", "replay"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

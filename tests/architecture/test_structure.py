@@ -89,6 +89,7 @@ SECTIONS = {
     "compression": "Compression",
     "head": "Heads",
     "replay": "Replay",
+    "replay-rounds": "Replay rounds",
     "client-method": "Client methods",
 }
 

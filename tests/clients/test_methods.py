@@ -13,7 +13,7 @@ from clients.methods.dft import weighted_completion_losses
 from clients.methods.lwf import distillation
 from clients.model import completion_losses
 from clients.state_store import ClientStateStore
-from strategies.catalog import CLIENT_METHODS
+from strategies.catalog import CLIENT_METHODS, REMEMBERING
 from strategies.types import ClientFailure, StrategyChoice, Update
 from tests.clients.test_trainer import IDS, lab
 
@@ -145,5 +145,5 @@ def test_methods_compose_in_a_list(lab):
 def test_every_method_has_a_class():
     from clients.trainer import _method
 
-    for name in CLIENT_METHODS:
-        assert _method(StrategyChoice(name=name))
+    methods = {name: _method(StrategyChoice(name=name)) for name in CLIENT_METHODS}
+    assert {name for name, method in methods.items() if method.remembers} == REMEMBERING

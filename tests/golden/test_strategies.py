@@ -9,7 +9,14 @@ from orchestrator.checkpoint import load_state
 from orchestrator.launch import run_in_process
 from orchestrator.store.base import RunStatus
 from orchestrator.summary import show
-from strategies.catalog import AGGREGATORS, HEADS, LAYER_SELECTORS, RANK_ALLOCATORS
+from strategies.catalog import (
+    AGGREGATORS,
+    HEADS,
+    LAYER_SELECTORS,
+    RANK_ALLOCATORS,
+    REPLAY_POLICIES,
+    REPLAY_ROUNDS,
+)
 from strategies.protocols import HeadSolver, Probing
 from strategies.types import HEAD
 from tests.conftest import tiny_config
@@ -122,6 +129,60 @@ def test_sums_start_again_from_memories_when_the_encoder_moves(home, run_here):
     np.testing.assert_array_equal(counts[1][5:], counts[0][5:])
 
 
+@pytest.mark.parametrize("name", sorted(REPLAY_POLICIES))
+def test_replay(name, home, run_here):
+    run_id = run_here(tiny_config(replay__policy={"name": name}, replay__examples_per_client=12))
+    second = [record for record in training(home, run_id) if record.task_index == 1]
+    assert all(reply.metrics["replayed"] > 0 for record in second for reply in record.replies)
+
+
+@pytest.mark.parametrize("name", sorted(set(REPLAY_ROUNDS) - {"none"}))
+def test_replay_rounds_train_the_sensitive_groups_alone(name, home, run_here):
+    params = {"adaptive": {"threshold": 1e-6}, "k-fpf": {"k": 2}}.get(name, {})
+    run_id = run_here(
+        tiny_config(
+            replay__rounds={"name": name, "share": 0.2, "steps": 2, **params}, replay__share=0.0
+        )
+    )
+    rounds = home.store().rounds(run_id)
+    replays = [record for record in rounds if record.kind == "replay" and record.replies]
+    assert replays
+    planned = {"fpf": 2, "k-fpf": 2, "adaptive": 4}[name]
+    assert sum(record.kind == "replay" for record in rounds) == planned
+    for record in replays:
+        states = [
+            load_state(home.blobs().get(rounds[index].checkpoint))
+            for index in (record.step_index - 1, record.step_index)
+        ]
+        trained = {group for reply in record.replies for group in reply.ranks}
+        for key, value in states[0].tensors.items():
+            if key.group not in trained:
+                np.testing.assert_array_equal(states[1].tensors[key], value)
+        assert 0 < len(trained) <= 3
+        assert all(reply.metrics["replayed"] > 0 for reply in record.replies)
+    assert all(r.metrics["replayed"] == 0 for t in training(home, run_id) for r in t.replies)
+
+
+def test_an_adaptive_replay_round_without_need_asks_nobody_and_says_so(home, run_here):
+    run_id = run_here(tiny_config(replay__rounds={"name": "adaptive", "threshold": 1e6}))
+    rounds = home.store().rounds(run_id)
+    assert not any(record.replies for record in rounds if record.kind == "replay")
+    notes = [e.message for e in home.store().events(run_id) if "no replay round" in e.message]
+    assert len(notes) == sum(record.kind == "replay" for record in rounds) == 4
+
+
+def test_steering_sets_each_clients_share(home, run_here):
+    run_id = run_here(
+        tiny_config(
+            replay__steering={"lowest_share": 0.0, "full_at_nats": 1e-9},
+            learning__rounds_per_task=3,
+        )
+    )
+    replayed = [[r.metrics["replayed"] for r in t.replies] for t in training(home, run_id)]
+    assert not any(replayed[0])  # nothing is known of forgetting yet
+    assert any(replayed[-1])
+
+
 @pytest.mark.parametrize("ranks", UNEQUAL)
 @pytest.mark.parametrize("merging", ["exact", "partition"])
 def test_unequal_ranks_merge(ranks, merging, home, run_here):
@@ -166,6 +227,11 @@ def test_compression_saves_bytes_and_learns_on(compression, home, run_here):
         {"strategy__layer_selection": {"name": "selective", "blocks": 1}},
         {"strategy__aggregation": {"name": "fedsa"}},
         {"strategy__compression": [{"name": "topk", "density": 0.2}]},
+        {
+            "replay__policy": {"name": "forgetting"},
+            "replay__rounds": {"name": "k-fpf", "k": 3, "steps": 2},
+            "replay__steering": {},
+        },
         {
             "strategy__head": {"name": "analytic"},
             "model__head": "random-features",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,6 +12,8 @@ from hypothesis import strategies as st
 from strategies.catalog import REPLAY_POLICIES
 from strategies.protocols import Offer, ReplayMemory
 from strategies.replay.balanced import Balanced
+from strategies.replay.forgetting import Forgetting
+from strategies.replay.mir import MaximallyInterfered
 from strategies.replay.reservoir import Reservoir
 from strategies.replay.ring import Ring
 from strategies.rng import rng_for
@@ -122,3 +126,70 @@ def test_a_ring_holds_the_newest_of_every_class_and_shrinks_as_classes_come():
     many = Ring().admit(more, offer(range(20, 30), 2, range(2, 12)), rng_for(0))
     assert len(many.ids) == 6
     assert sorted(many.ids)[-6:] == [24, 25, 26, 27, 28, 29]
+
+
+def forgotten(*losses) -> ReplayMemory:
+    """A memory of examples 0, 1, … with (lowest, latest) losses."""
+    count = len(losses)
+    memory = Reservoir().admit(ReplayMemory.empty(count), offer(np.arange(count)), rng_for(0))
+    return dataclasses.replace(memory, losses=np.array(losses, dtype=float).reshape(-1, 2))
+
+
+def test_a_memory_keeps_each_examples_lowest_loss():
+    memory = forgotten((np.nan, np.nan), (0.5, 0.7), (0.2, 0.2))
+    again = memory.measured(np.array([0.4, 0.3, 1.0]))
+    np.testing.assert_allclose(again.losses, [(0.4, 0.4), (0.3, 0.3), (0.2, 1.0)])
+    np.testing.assert_allclose(again.rises(), [0.0, 0.0, 0.8])
+
+
+def test_losses_follow_their_examples_when_others_come_in():
+    memory = forgotten((0.1, 0.2), (0.3, 0.4))
+    wider = dataclasses.replace(memory, capacity=4)
+    after = Reservoir().admit(wider, offer([7, 8]), rng_for(1)).with_losses_of(memory)
+    np.testing.assert_array_equal(after.losses[:2], memory.losses)
+    assert np.isnan(after.losses[2:]).all()
+
+
+def test_forgetting_by_hand():
+    """Rises 0, 1 and 3 at floor 0.1: a tenth evenly, the rest as 0 : 1 : 3."""
+    memory = forgotten((0.5, 0.5), (1.0, 2.0), (0.5, 3.5))
+    policy = Forgetting(floor=0.1, beta=1.0)
+    wanted = 0.9 * np.array([0, 1 / 4, 3 / 4]) + 0.1 / 3
+    np.testing.assert_allclose(policy.probabilities(memory), wanted)
+    np.testing.assert_allclose(policy.weights(memory, memory.ids), 1 / (3 * wanted))
+
+
+def test_what_is_forgotten_more_is_drawn_more_and_nothing_starves():
+    memory, policy = forgotten((0, 0), (0, 1), (0, 2), (0, 8)), Forgetting(floor=0.2)
+    drawn = [policy.draw(memory, 1, rng_for(5, index))[0] for index in range(4000)]
+    shares = np.bincount(drawn, minlength=4) / 4000
+    np.testing.assert_allclose(shares, policy.probabilities(memory), atol=0.03)
+    assert (np.diff(shares) > 0).all()
+    assert shares[0] == pytest.approx(0.05, abs=0.015)
+
+
+def test_the_importance_correction_takes_the_bias_out():
+    """With β = 1 the expected weighted loss of a draw is the mean loss of the memory."""
+    memory, policy = forgotten((0, 0), (0, 1), (0, 2), (0, 8)), Forgetting(beta=1.0)
+    p, w = policy.probabilities(memory), policy.weights(memory, memory.ids)
+    assert np.sum(p * w * memory.losses[:, 1]) == pytest.approx(memory.losses[:, 1].mean())
+    assert policy.weights(memory, memory.ids).max() == pytest.approx(1 / policy.floor)
+
+
+def test_an_example_not_measured_yet_counts_as_the_most_forgotten():
+    memory = forgotten((0, 0.5), (np.nan, np.nan), (0, 2.0))
+    p = Forgetting().probabilities(memory)
+    assert p[1] == p[2] > p[0]
+    np.testing.assert_allclose(Forgetting().probabilities(forgotten(*[(np.nan, np.nan)] * 4)), 0.25)
+
+
+def test_mir_takes_the_most_interfered_and_breaks_ties_by_chance():
+    policy, ids = MaximallyInterfered(), np.array([4, 9, 2, 7])
+    chosen = policy.choose(ids, np.array([0.1, -1.0, 3.0, 0.2]), 2)
+    assert chosen.tolist() == [2, 7]
+    memory = policy.admit(ReplayMemory.empty(8), offer(np.arange(8)), rng_for(0))
+    first = [
+        policy.choose(policy.draw(memory, 8, rng_for(6, index)), np.zeros(8), 1)[0]
+        for index in range(800)
+    ]
+    np.testing.assert_allclose(np.bincount(first, minlength=8) / 800, 1 / 8, atol=0.04)

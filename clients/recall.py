@@ -1,0 +1,84 @@
+"""What the memory is asked for, and how what it holds fares under the model at hand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clients.model import example_losses
+from strategies.protocols import ExampleIds, ReplayMemory, Retrieving
+from strategies.types import HEAD, Remembered
+
+if TYPE_CHECKING:
+    from clients.training import LocalRun
+
+_CHUNK = 128
+
+
+def recalled(run: LocalRun, new: ExampleIds, count: int) -> ExampleIds:
+    """``count`` remembered examples to be replayed beside ``new`` ones, fewer if there are fewer.
+
+    A policy that looks at candidates is told by how much a step on ``new`` would raise their loss.
+    """
+    memory, policy = run.state.memory, run.policy
+    if not count or not isinstance(policy, Retrieving):
+        return policy.draw(memory, count, run.memory_rng)
+    candidates = policy.draw(memory, policy.candidates, run.memory_rng)
+    if len(candidates) <= count or not len(new):
+        return candidates[:count]
+    return policy.choose(candidates, interference(run, new, candidates), count)
+
+
+def interference(run: LocalRun, new: ExampleIds, candidates: ExampleIds) -> NDArray[np.float64]:
+    """By how much one step of gradient descent on ``new`` would raise the candidates' losses, (c,).
+
+    The trained tensors alone are moved, at the current learning rates, and moved back.
+    """
+    parameters = list(run.trainable.values())
+    before = losses_on(run, candidates)
+    loss = example_losses(run.model, run.tensors_of(new), run.allowed).mean()
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    plan = run.work.optimization
+    kept = [parameter.detach().clone() for parameter in parameters]
+    with torch.no_grad():
+        for key, parameter, gradient in zip(run.trainable, parameters, gradients, strict=True):
+            peak = plan.head_learning_rate if key.group == HEAD else plan.learning_rate
+            if gradient is not None:
+                parameter.sub_(peak * run.rate_factor * gradient)
+        after = losses_on(run, candidates)
+        for parameter, value in zip(parameters, kept, strict=True):
+            parameter.copy_(value)
+    return after - before
+
+
+def losses_on(run: LocalRun, ids: ExampleIds) -> NDArray[np.float64]:
+    """The loss of each of ``ids``, (n,), without dropout."""
+    split, losses = run.dataset.train, dict[int, float]()
+    training = run.model.module.training
+    run.model.module.eval()
+    with torch.no_grad():
+        for chunk in split.bucketed(ids, _CHUNK):
+            found = example_losses(run.model, run.tensors_of(chunk), run.allowed)
+            losses |= zip(chunk.tolist(), found.tolist(), strict=True)
+    run.model.module.train(training)
+    return np.array([losses[example] for example in ids.tolist()], dtype=np.float64)
+
+
+def measured(run: LocalRun) -> tuple[ReplayMemory, tuple[Remembered, ...]]:
+    """The memory with its losses under the model at hand, and their sums by task."""
+    memory = run.state.memory
+    memory = memory.measured(losses_on(run, memory.ids))
+    rises = memory.rises()
+    sums = [
+        Remembered(
+            task_index=task,
+            num_examples=int(np.sum(memory.tasks == task)),
+            loss_sum=float(memory.losses[memory.tasks == task, 1].sum()),
+            loss_rise=float(rises[memory.tasks == task].sum()),
+        )
+        for task in np.unique(memory.tasks).tolist()
+    ]
+    return memory, tuple(sums)

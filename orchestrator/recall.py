@@ -1,0 +1,78 @@
+"""What the server makes of forgetting: which groups drift, which tasks fade, how much to replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from orchestrator.config import Steering
+from orchestrator.schedule import Step
+from strategies.protocols import ReplayView
+from strategies.replay_rounds.sensitivity import sensitivity
+from strategies.types import (
+    Array,
+    ClientProfile,
+    GroupName,
+    Observation,
+    State,
+)
+
+RECALL: Final = "recall"
+"""Name of what is remembered: drift per group and loss rise per task, as (sum, count)."""
+_FIRST, _LATER, _RISE = "first|", "later|", "rise|"
+
+
+def observed(state: State, step: Step, seen: Sequence[Observation]) -> State:
+    """``state`` with what the clients of a training round reported.
+
+    Drift is added up over the run, apart for first and for later rounds of a task.  The loss rise
+    of a task is what was reported last, summed over clients.
+    """
+    after: dict[str, Array] = dict(state)
+    prefix = _LATER if step.round_index else _FIRST
+    for observation in seen:
+        for key, drift in observation.evidence.items():
+            if key.part == "drift":
+                name = prefix + key.group
+                pair = np.array([np.sqrt(float(drift)), 1.0])
+                after[name] = after.get(name, np.zeros(2)) + pair
+    sums = dict[str, Array]()
+    for observation in seen:
+        for task in observation.remembered:
+            name = f"{_RISE}{task.task_index}"
+            pair = np.array([task.loss_rise, float(task.num_examples)])
+            sums[name] = sums.get(name, np.zeros(2)) + pair
+    return after | sums
+
+
+def view_of(state: State) -> ReplayView:
+    """What decides on a replay round."""
+    means = {name: float(pair[0] / max(pair[1], 1.0)) for name, pair in state.items()}
+    return ReplayView(
+        sensitivity=sensitivity(_groups(means, _FIRST), _groups(means, _LATER)),
+        rises={int(name): mean for name, mean in _under(means, _RISE).items()},
+    )
+
+
+def share_of(steering: Steering, most: float, client: ClientProfile, state: State) -> float:
+    """The part of a client's batches that is replayed: more where its past fades more.
+
+    ``lowest + (most − lowest) · min(1, F / full_at)`` with F the mean loss rise of the tasks it has
+    examples of, in nats, weighted by how many.
+    """
+    rises = view_of(state).rises
+    counts = {task: client.num_train[task] for task in rises}
+    total = sum(counts.values())
+    faded = sum(max(rises[task], 0.0) * counts[task] for task in rises) / total if total else 0.0
+    lowest = min(steering.lowest_share, most)
+    return lowest + (most - lowest) * min(1.0, faded / steering.full_at_nats)
+
+
+def _groups(means: Mapping[str, float], prefix: str) -> dict[GroupName, float]:
+    return {GroupName(name): mean for name, mean in _under(means, prefix).items()}
+
+
+def _under(means: Mapping[str, float], prefix: str) -> dict[str, float]:
+    return {n.removeprefix(prefix): mean for n, mean in means.items() if n.startswith(prefix)}

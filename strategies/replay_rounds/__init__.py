@@ -1,0 +1,1 @@
+"""When a round trains on memories alone, and which groups it trains."""

@@ -1,0 +1,88 @@
+"""What the server makes of reported drift and loss rises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from orchestrator import recall
+from orchestrator.config import Steering
+from orchestrator.schedule import Step
+from strategies.types import ClientProfile, ModelDescription, Observation, ParamKey, Remembered
+
+MODEL = ModelDescription(base_digest="", num_parameters=0, num_blocks=0, groups=())
+
+
+def seen(client, drift, *rises):
+    return Observation(
+        client_id=client,
+        groups={},
+        answered=True,
+        loss=None,
+        bytes_down=0,
+        bytes_up=0,
+        seconds=0.0,
+        evidence={ParamKey(g, "drift"): np.array(d**2) for g, d in drift.items()},
+        remembered=tuple(
+            Remembered(task_index=task, num_examples=count, loss_sum=0.0, loss_rise=rise)
+            for task, count, rise in rises
+        ),
+    )
+
+
+def client(*num_train):
+    return ClientProfile(
+        client_id="c",
+        kind="cpu",
+        device="",
+        memory_bytes=0,
+        tasks=(),
+        num_train=num_train,
+        num_test=num_train,
+        model=MODEL,
+    )
+
+
+def after(*rounds):
+    state = {}
+    for index, observations in rounds:
+        step = Step(kind="train", task_index=0, round_index=index)
+        state = recall.observed(state, step, observations)
+    return state
+
+
+def test_drift_is_compared_between_first_and_later_rounds():
+    state = after(
+        (0, [seen("a", {"head": 4.0, "query": 1.0}), seen("b", {"head": 2.0})]),
+        (1, [seen("a", {"head": 1.0, "query": 2.0})]),
+        (2, [seen("a", {"head": 2.0, "query": 2.0})]),
+    )
+    assert recall.view_of(state).sensitivity == pytest.approx({"head": 2.0, "query": 0.5})
+
+
+def test_a_rise_is_the_mean_over_all_clients_examples_as_last_reported():
+    state = after(
+        (0, [seen("a", {}, (0, 10, 1.0)), seen("b", {}, (0, 30, 7.0))]),
+        (1, [seen("a", {}, (0, 10, 5.0), (1, 4, 0.0))]),
+        (2, [seen("b", {}, (1, 4, 2.0))]),
+    )
+    assert recall.view_of(state).rises == {0: 0.5, 1: 0.5}
+
+
+def test_the_order_of_clients_does_not_matter():
+    one, two = seen("a", {"head": 1.0}, (0, 3, 1.0)), seen("b", {"head": 2.0}, (0, 5, 2.0))
+    first, second = after((0, [one, two])), after((0, [two, one]))
+    assert {n: v.tolist() for n, v in first.items()} == {n: v.tolist() for n, v in second.items()}
+
+
+def test_a_client_whose_tasks_have_faded_replays_more():
+    steering = Steering(lowest_share=0.1, full_at_nats=1.0)
+    state = after((0, [seen("a", {}, (0, 10, 5.0), (1, 10, 0.0))]))
+    shares = [
+        recall.share_of(steering, 0.5, c, state) for c in (client(0, 9), client(9, 9), client(9, 0))
+    ]
+    assert shares == pytest.approx([0.1, 0.2, 0.3])
+    worse = after((0, [seen("a", {}, (0, 10, 50.0))]))
+    assert recall.share_of(steering, 0.5, client(9, 0), worse) == pytest.approx(0.5)
+    assert recall.share_of(steering, 0.05, client(9, 0), worse) == pytest.approx(0.05)
+    assert recall.share_of(steering, 0.5, client(9, 0), {}) == pytest.approx(0.1)
