@@ -49,10 +49,9 @@ class Analytic:
         found = unpacked(evidence[ParamKey(HEAD, "moments")], shape.width, len(held))
         cross = np.array(state.get("cross", np.zeros((shape.width, shape.num_classes))))
         cross[:, held] += found.cross
-        gram = _triangle(found.gram)
         return {
             **state,
-            "gram": state["gram"] + gram if "gram" in state else gram,
+            "gram": _square(state["gram"]) + found.gram if "gram" in state else found.gram,
             "cross": cross,
             "counts": state.get("counts", np.zeros(len(counts))) + counts,
         }
@@ -64,7 +63,8 @@ class Analytic:
         exponent, weights = best_ridge(
             total, state["counts"].sum(), start=int(state.get("exponent", np.array(_START)))
         )
-        return weights.T.astype(np.float32), {**state, "exponent": np.array(exponent)}
+        kept = {"gram": _triangle(total.gram), "exponent": np.array(exponent)}
+        return weights.T.astype(np.float32), {**state, **kept}
 
 
 def best_ridge(
@@ -118,12 +118,17 @@ def ridge(total: Moments, num_examples: float, penalty: float) -> tuple[float, N
 
 
 def _triangle(gram: NDArray[np.float64]) -> Array:
-    """The upper triangle, row by row, (M (M + 1) / 2,)."""
-    return gram[np.triu_indices(len(gram))]
+    """The upper triangle, row by row, (M (M + 1) / 2,): what is kept between head steps."""
+    return np.concatenate([row[index:] for index, row in enumerate(gram)])
 
 
-def _square(triangle: Array) -> NDArray[np.float64]:
-    size = int((np.sqrt(8 * triangle.size + 1) - 1) / 2 + 0.5)
-    gram = np.zeros((size, size))
-    gram[np.triu_indices(size)] = triangle
-    return gram + np.triu(gram, 1).T
+def _square(gram: Array) -> NDArray[np.float64]:
+    """The whole of a triangle; what is whole already stays as it is."""
+    if gram.ndim == 2:
+        return gram
+    size = int((np.sqrt(8 * gram.size + 1) - 1) / 2 + 0.5)
+    whole, start = np.zeros((size, size)), 0
+    for index in range(size):
+        whole[index, index:] = gram[start : start + size - index]
+        start += size - index
+    return whole + np.triu(whole, 1).T

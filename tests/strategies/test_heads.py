@@ -95,6 +95,15 @@ def test_partition_and_order_do_not_matter(solver, order, cut):
     )
 
 
+@pytest.mark.parametrize("solver", [Analytic(), Prototype()], ids=["analytic", "prototype"])
+def test_solving_after_every_task_changes_nothing_of_what_comes_out(solver):
+    features, labels = examples()
+    state = {}
+    for part in parts_of(features, labels, labels // 2, (0, 1, 2)):
+        rows, state = solver.solve(solver.absorb(state, evidence(*part), SHAPE))
+    np.testing.assert_allclose(rows, solved(solver, [(features, labels)]), atol=1e-5)
+
+
 def test_the_analytic_head_is_the_ridge_regression_of_the_pooled_data():
     features, labels = examples()
     targets = np.eye(NUM_CLASSES)[labels]
