@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from clients.data import open_dataset
@@ -60,6 +61,18 @@ def test_instructions_refuse_more_words_than_there_are(tmp_path: Path) -> None:
     done = _run("make_instructions.py", "--to", str(tmp_path), "--train", "990")
     assert done.returncode == 2
     assert "together at most 1000" in done.stderr
+
+
+def test_rotated_digits_are_the_same_digits_turned(tmp_path: Path) -> None:
+    done = _run("make_rotated_digits.py", "--to", str(tmp_path), "--angles", "0", "90")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+    half = len(rows) // 2
+    assert {row["rotation"] for row in rows[:half]} == {"0°"}
+    for straight, turned in zip(rows[:half], rows[half:], strict=True):
+        assert (straight["label"], turned["rotation"]) == (turned["label"], "90°")
+    upright, turned = (np.array(rows[index]["image"]) for index in (0, half))
+    np.testing.assert_array_equal(np.rot90(upright), turned)
 
 
 @pytest.mark.skipif(
