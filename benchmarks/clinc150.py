@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from orchestrator.conduct import submit
 from orchestrator.config import load_config
 from orchestrator.home import Home
@@ -36,14 +38,24 @@ def options_of(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def data_settings(num_domains: int, folder: Path) -> list[str]:
-    """Write the first domains' examples to ``folder``; the settings that read them."""
+def data_settings(num_domains: int, folder: Path, order: int = 0) -> list[str]:
+    """Write the first domains' examples to ``folder``; the settings that read them.
+
+    ``order`` 0 is the file's own order of domains, any other number draws one.
+    """
     settings = []
     for split in ("train", "test"):
         lines = (_ROOT / "data" / "clinc150" / f"{split}.jsonl").read_text().splitlines()
-        rows = [json.loads(line) for line in lines]
-        domains = list(dict.fromkeys(row["domain"] for row in rows))[:num_domains]
-        kept = [line for line, row in zip(lines, rows, strict=True) if row["domain"] in domains]
+        rows = [json.loads(line)["domain"] for line in lines]
+        domains = list(dict.fromkeys(rows))
+        if order:
+            domains = [domains[i] for i in np.random.default_rng(order).permutation(len(domains))]
+        kept = [
+            line
+            for domain in domains[:num_domains]
+            for line, row in zip(lines, rows, strict=True)
+            if row == domain
+        ]
         path = folder / f"{split}.jsonl"
         path.write_text("\n".join(kept) + "\n")
         settings.append(f'data.{split}="{path}"')
