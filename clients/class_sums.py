@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 def class_counts(run: ProbeRun) -> dict[ParamKey, Array]:
-    """Examples of each class, (C,), those that stand for several counted as often."""
-    counts = np.zeros(len(run.allowed))
+    """Of each class, how many examples those looked at stand for and how many they are, (2, C)."""
+    counts = np.zeros((2, len(run.allowed)))
     for inputs, weights in zip(run.batches, run.weights, strict=True):
-        np.add.at(counts, inputs["labels"].numpy(), weights.numpy())
+        np.add.at(counts[0], inputs["labels"].numpy(), weights.numpy())
+        np.add.at(counts[1], inputs["labels"].numpy(), 1.0)
     return {ParamKey(HEAD, "class-counts"): counts.astype(np.float32)}
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, lapack
 
-from strategies.errors import StrategyError, WireError
-from strategies.heads.moments import Moments, unpacked
+from strategies.errors import StrategyError
+from strategies.heads.moments import Moments, class_counts, unpacked
 from strategies.protocols import HeadShape
 from strategies.types import HEAD, Array, ParamKey, State, Statistic, Tensors
 
@@ -40,12 +40,8 @@ class Analytic:
     """Of what clients send."""
 
     def absorb(self, state: State, evidence: Tensors, shape: HeadShape) -> State:
-        counts = evidence[ParamKey(HEAD, "class-counts")].astype(np.float64)
-        if counts.shape != (shape.num_classes,) or not counts.any() or (counts < 0).any():
-            raise WireError(
-                f"class counts {counts.shape}, expected ({shape.num_classes},), some > 0"
-            )
-        held = np.flatnonzero(counts)
+        counts = class_counts(evidence, shape)
+        held = np.flatnonzero(counts[0])
         found = unpacked(evidence[ParamKey(HEAD, "moments")], shape.width, len(held))
         cross = np.array(state.get("cross", np.zeros((shape.width, shape.num_classes))))
         cross[:, held] += found.cross
@@ -53,26 +49,26 @@ class Analytic:
             **state,
             "gram": _square(state["gram"]) + found.gram if "gram" in state else found.gram,
             "cross": cross,
-            "counts": state.get("counts", np.zeros(len(counts))) + counts,
+            "counts": state.get("counts", np.zeros(counts.shape)) + counts,
         }
 
     def solve(self, state: State) -> tuple[Array, State]:
         if "gram" not in state:
             raise StrategyError("an analytic head without a single client's sums")
         total = Moments(_square(state["gram"]), state["cross"])
-        exponent, weights = best_ridge(
-            total, state["counts"].sum(), start=int(state.get("exponent", np.array(_START)))
-        )
+        start = int(state.get("exponent", np.array(_START)))
+        exponent, weights = best_ridge(total, state["counts"].sum(axis=1), start)
         kept = {"gram": _triangle(total.gram), "exponent": np.array(exponent)}
         return weights.T.astype(np.float32), {**state, **kept}
 
 
 def best_ridge(
-    total: Moments, num_examples: float, start: int = _START
+    total: Moments, counts: NDArray[np.float64], start: int = _START
 ) -> tuple[int, NDArray[np.float64]]:
     """The exponent of λ with the least cross-validation error, and its weights (M, C).
 
-    Walks downhill from ``start``; the error has one minimum on real data.
+    ``counts`` (2,) are how many examples the sums stand for and of how many they are.  Walks
+    downhill from ``start``; the error has one minimum on real data.
     """
     tried = dict[int, tuple[float, NDArray[np.float64]]]()
 
@@ -80,7 +76,7 @@ def best_ridge(
         if exponent not in _EXPONENTS:
             return np.inf
         if exponent not in tried:
-            tried[exponent] = ridge(total, num_examples, penalty_of(total, exponent))
+            tried[exponent] = ridge(total, counts, penalty_of(total, exponent))
         return tried[exponent][0]
 
     at = start
@@ -95,14 +91,17 @@ def penalty_of(total: Moments, exponent: int) -> float:
     return float(np.trace(total.gram) / len(total.gram) * 10.0 ** (exponent / 2))
 
 
-def ridge(total: Moments, num_examples: float, penalty: float) -> tuple[float, NDArray[np.float64]]:
+def ridge(
+    total: Moments, counts: NDArray[np.float64], penalty: float
+) -> tuple[float, NDArray[np.float64]]:
     """Generalised cross-validation error, and W (M, C).
 
-    V(λ) = (RSS/n) / (1 − df/n)² with df = M − λ·tr((G + λI)⁻¹) and RSS = ‖Y − ΦW‖²; one-hot targets
-    have ‖Y‖² = n.
+    V(λ) = (RSS/n) / (1 − df/n)² with df = M − λ·tr((G + λI)⁻¹), n the examples looked at and RSS =
+    Σ w‖y − Wᵀφ‖², where an example that stands for w weighs w and Σ w‖y‖² = Σ w.
     Raises: StrategyError if G + λI is not positive definite.
     """
     gram, cross = total
+    weight, count = (float(value) for value in counts)
     shifted = gram + penalty * np.eye(len(gram))
     factor, fault = lapack.dpotrf(shifted, lower=1, overwrite_a=1)
     if fault:
@@ -112,9 +111,9 @@ def ridge(total: Moments, num_examples: float, penalty: float) -> tuple[float, N
     weights = cho_solve((factor, True), cross)
     inverse, _ = lapack.dtrtri(factor, lower=1)
     freedom = len(gram) - penalty * float(np.square(np.tril(inverse)).sum())
-    residual = num_examples - 2 * np.sum(weights * cross) + np.sum(weights * (gram @ weights))
-    left = max(1.0 - freedom / num_examples, 1e-9)
-    return float(max(residual, 0.0) / num_examples / left**2), weights
+    residual = weight - 2 * np.sum(weights * cross) + np.sum(weights * (gram @ weights))
+    left = max(1.0 - freedom / count, 1e-9)
+    return float(max(residual, 0.0) / count / left**2), weights
 
 
 def _triangle(gram: NDArray[np.float64]) -> Array:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.errors import WireError
-from strategies.types import Array
+from strategies.protocols import HeadShape
+from strategies.types import HEAD, Array, ParamKey, Tensors
 
 # Rows decomposed at once; what they came to goes in with the next ones.
 _PIECE: Final = 4096
@@ -69,6 +70,17 @@ def unpacked(values: Array, num_features: int, num_targets: int) -> Moments:
         start += width - index
     phi, y = triangle[:, :num_features], triangle[:, num_features:]
     return Moments(phi.T @ phi, phi.T @ y)
+
+
+def class_counts(evidence: Tensors, shape: HeadShape) -> NDArray[np.float64]:
+    """Per class, how many examples those looked at stand for, and how many they are, (2, C).
+
+    Raises: WireError for another shape, nothing counted or a count below 0.
+    """
+    counts = evidence[ParamKey(HEAD, "class-counts")].astype(np.float64)
+    if counts.shape != (2, shape.num_classes) or not counts.any() or (counts < 0).any():
+        raise WireError(f"class counts {counts.shape}, expected (2, {shape.num_classes}), some > 0")
+    return counts
 
 
 def largest(num_features: int, num_classes: int) -> int:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from strategies.errors import WireError
+from strategies.heads.moments import class_counts
 from strategies.protocols import HeadShape
 from strategies.types import HEAD, Array, ParamKey, State, Statistic, Tensors
 
@@ -28,13 +29,13 @@ class Prototype:
     precision: ClassVar[Literal["float32"]] = "float32"
 
     def absorb(self, state: State, evidence: Tensors, shape: HeadShape) -> State:
-        counts = evidence[ParamKey(HEAD, "class-counts")].astype(np.float64)
+        counts = class_counts(evidence, shape)[0]
         sums = evidence[ParamKey(HEAD, "class-sums")].astype(np.float64)
         held = np.flatnonzero(counts)
-        if counts.shape != (shape.num_classes,) or sums.shape != (len(held), shape.width):
+        if sums.shape != (len(held), shape.width):
             raise WireError(
-                f"class sums {sums.shape} with counts {counts.shape}, expected "
-                f"({len(held)}, {shape.width}) with ({shape.num_classes},)"
+                f"class sums {sums.shape}, expected ({len(held)}, {shape.width}), as many rows as "
+                "classes are counted"
             )
         total = np.array(state.get("sums", np.zeros((shape.num_classes, shape.width))))
         total[held] += sums

@@ -109,7 +109,7 @@ def test_a_solved_head_asks_for_every_example_once(name, home, run_here):
     assert [record.kind for record in rounds] == ["evaluate", *["head", "evaluate"] * 2]
     from sklearn.datasets import load_digits
 
-    counts = state.memories["head"]["counts"]
+    counts = np.atleast_2d(state.memories["head"]["counts"])[0]
     assert 0.7 * len(load_digits().target) < counts.sum() < len(load_digits().target)
     shown = show(home.store().get_run(run_id), rounds, [])
     assert shown["acc"] > 0.25
@@ -123,7 +123,10 @@ def test_sums_start_again_from_memories_when_the_encoder_moves(home, run_here):
     }
     still = run_here(tiny_config(**changes, learning__adapted_tasks=1))
     moved = run_here(tiny_config(**changes))
-    counts = [final_state(home, run).memories["head"]["counts"] for run in (still, moved)]
+    counts = [
+        np.atleast_2d(final_state(home, run).memories["head"]["counts"])[0]
+        for run in (still, moved)
+    ]
     # Memories stand for what they were offered, which is what was trained on.
     assert 0 < counts[1][:5].sum() < counts[0][:5].sum()
     np.testing.assert_array_equal(counts[1][5:], counts[0][5:])

@@ -31,7 +31,7 @@ def evidence(features, labels):
     held = np.flatnonzero(counts)
     targets = (labels[:, None] == held).astype(np.float64)
     return {
-        COUNTS: counts,
+        COUNTS: np.stack([counts, counts]),
         SUMS: (targets.T @ features).astype(np.float32),
         MOMENTS: packed([np.hstack([features, targets])], features.shape[1]),
     }
@@ -109,7 +109,7 @@ def test_the_analytic_head_is_the_ridge_regression_of_the_pooled_data():
     targets = np.eye(NUM_CLASSES)[labels]
     rows = solved(Analytic(), parts_of(features, labels, labels % 3, (0, 1, 2)))
     total = Moments(features.T @ features, features.T @ targets)
-    exponent, _ = best_ridge(total, len(labels))
+    exponent, _ = best_ridge(total, np.full(2, len(labels)))
     penalty = penalty_of(total, exponent)
     wanted = np.linalg.solve(total.gram + penalty * np.eye(WIDTH), total.cross)
     np.testing.assert_allclose(rows, wanted.T, atol=1e-5)
@@ -125,15 +125,15 @@ def test_cross_validation_is_that_of_the_hat_matrix():
     residual = np.sum((targets - hat @ targets) ** 2)
     wanted = residual / 60 / (1 - np.trace(hat) / 60) ** 2
     total = Moments(features.T @ features, features.T @ targets)
-    assert ridge(total, 60, penalty)[0] == pytest.approx(wanted, rel=1e-9)
+    assert ridge(total, np.full(2, 60), penalty)[0] == pytest.approx(wanted, rel=1e-9)
 
 
 def test_the_search_for_the_penalty_finds_the_best_of_all_from_anywhere():
     features, labels = examples(count=80)
     total = Moments(features.T @ features, features.T @ np.eye(NUM_CLASSES)[labels])
-    errors = {k: ridge(total, 80, penalty_of(total, k))[0] for k in range(-16, 5)}
+    errors = {k: ridge(total, np.full(2, 80), penalty_of(total, k))[0] for k in range(-16, 5)}
     for start in (-16, -4, 4):
-        assert best_ridge(total, 80, start)[0] == min(errors, key=errors.__getitem__)
+        assert best_ridge(total, np.full(2, 80), start)[0] == min(errors, key=errors.__getitem__)
 
 
 def test_half_precision_changes_little():
@@ -157,6 +157,20 @@ def test_old_prototypes_stay_when_new_classes_come():
 @pytest.mark.parametrize("solver", [Analytic(), Prototype()])
 def test_sums_that_do_not_fit_their_counts_are_refused(solver):
     found = evidence(*examples())
-    found[COUNTS] = np.array([1, 0, 0, 0, 0, 0], np.float32)
+    found[COUNTS] = np.array([[1, 0, 0, 0, 0, 0]] * 2, np.float32)
     with pytest.raises(WireError, match="expected"):
         solver.absorb({}, found, SHAPE)
+
+
+def test_an_example_that_stands_for_three_weighs_three_and_counts_once():
+    """Near as many examples as features, taking them for more would call overfitting cheap."""
+    features, labels = examples(count=24)
+    targets = np.eye(NUM_CLASSES)[labels]
+    thrice = Moments(3 * features.T @ features, 3 * features.T @ targets)
+    once = Moments(features.T @ features, features.T @ targets)
+    penalty = 0.7
+    error, weights = ridge(thrice, np.array([72, 24]), 3 * penalty)
+    plain, wanted = ridge(once, np.array([24, 24]), penalty)
+    np.testing.assert_allclose(weights, wanted)
+    assert error == pytest.approx(3 * plain)
+    assert best_ridge(thrice, np.array([72, 24]))[0] == best_ridge(once, np.array([24, 24]))[0]
