@@ -36,6 +36,7 @@ from clients.training import LocalRun, train
 from clients.workshop import ClientSettings, Workshop, open_workshop, shard_of, tokens_per_example
 from strategies.catalog import CLIENT_METHODS, COMPRESSORS, REPLAY_POLICIES, build
 from strategies.errors import ConfigError, Fault, PerennialError
+from strategies.lora import is_merged
 from strategies.protocols import Compressor, ReplayMemory
 from strategies.rng import rng_for
 from strategies.types import (
@@ -151,6 +152,7 @@ class LocalTrainer:
         if not assignment.work:
             return update
         run = _local_run(shop, shard, assignment, assignment.work, state)
+        run.frozen = {key: value for key, value in model.items() if is_merged(key)}
         if not len(run.new_ids):
             detail = f"no training examples of tasks {assignment.work.tasks}"
             return failed(assignment, FailureReason.NO_EXAMPLES, detail)

@@ -18,7 +18,7 @@ from clients.state_store import ClientState
 from strategies.protocols import ExampleIds, Offer, ReplayPolicy
 from strategies.recipe import ModelRecipe
 from strategies.rng import Rng
-from strategies.types import HEAD, GroupName, Optimization, ParamKey, Work
+from strategies.types import HEAD, GroupName, Optimization, ParamKey, Tensors, Work
 
 if TYPE_CHECKING:
     from clients.data import Dataset
@@ -50,7 +50,8 @@ class LocalRun:
 
     ``new_ids`` are the client's examples of the tasks at hand; ``allowed (C,)`` marks the classes
     it has ever held, the only ones its loss may push; ``kept`` are parts that are the client's own;
-    ``step`` counts the steps of this round; ``received`` are the trainable tensors as they came.
+    ``step`` counts the steps of this round; ``received`` are the trainable tensors as they came,
+    ``frozen`` the merged pairs of the state, which nobody trains.
     Methods may change ``state`` and ``num_replayed``.
     """
 
@@ -67,6 +68,7 @@ class LocalRun:
     rng: Rng
     memory_rng: Rng
     kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
+    frozen: Tensors = field(default_factory=dict)
     step: int = 0
     received: Mapping[ParamKey, Tensor] = field(default_factory=dict)
     num_replayed: int = 0

@@ -21,6 +21,7 @@ from strategies.catalog import (
     AGGREGATORS,
     COMPRESSORS,
     LAYER_SELECTORS,
+    MERGERS,
     RANK_ALLOCATORS,
     REPLAY_POLICIES,
     build,
@@ -31,6 +32,7 @@ from strategies.protocols import (
     Aggregator,
     Compressor,
     LayerSelector,
+    Merger,
     RankAllocator,
     ReplayPolicy,
 )
@@ -139,6 +141,8 @@ class Strategies(Section):
     layer_selection: Choice = Choice(name="all")
     rank: Choice = Choice(name="fixed")
     aggregation: Choice = Choice(name="exact")
+    merging: Choice = Choice(name="none")
+    """What becomes of the global model at a task's end."""
     compression: tuple[Choice, ...] = ()
     """Of updates, applied in order; what is lost is added to the client's next update."""
     downlink: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
@@ -224,6 +228,10 @@ class RunConfig(Section):
     def aggregator(self) -> Aggregator:
         """The configured aggregation."""
         return build(AGGREGATORS, self.strategy.aggregation.as_choice(), key="strategy.aggregation")
+
+    def merger(self) -> Merger:
+        """The configured merging at a task's end."""
+        return build(MERGERS, self.strategy.merging.as_choice(), key="strategy.merging")
 
     def uplink_choices(self) -> tuple[StrategyChoice, ...]:
         """The compressors of updates, by name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from orchestrator.config import RunConfig
 from orchestrator.store.base import RoundKind
@@ -16,7 +16,8 @@ class Step:
 
     ``tasks`` are trained on; ``seen`` are those learnt so far, with the current ones.  An
     evaluation's ``task_index`` is the task just learnt, −1 before the first.  A probe asks
-    ``question`` before the training step that follows it.
+    ``question`` before the training step that follows it, or after a task's last, for the merger.
+    ``closes``: the task ends with this step.
     """
 
     kind: RoundKind
@@ -26,6 +27,7 @@ class Step:
     tasks: tuple[int, ...] = ()
     seen: tuple[int, ...] = ()
     question: Question | None = None
+    closes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,12 @@ def schedule(config: RunConfig, num_tasks: int) -> tuple[Step, ...]:
     askers = [
         s for s in (config.layer_selector(), config.rank_allocator()) if isinstance(s, Probing)
     ]
-    steps = [Step(kind="evaluate", task_index=-1)]
+    steps, merger = [Step(kind="evaluate", task_index=-1)], config.merger()
     for stage in _stages(config, num_tasks):
-        steps += _training(stage, askers)
+        last = None
+        if isinstance(merger, Probing):
+            last = merger.question(stage.task_index, stage.num_rounds)
+        steps += _training(stage, askers, last)
         steps.append(Step(kind="evaluate", task_index=stage.task_index, seen=stage.seen))
     return tuple(steps)
 
@@ -57,19 +62,25 @@ def _stages(config: RunConfig, num_tasks: int) -> list[_Stage]:
     return [_Stage(task, rounds, (task,), everything[: task + 1]) for task in everything]
 
 
-def _training(stage: _Stage, askers: Sequence[Probing]) -> Iterator[Step]:
+def _training(stage: _Stage, askers: Sequence[Probing], last: Question | None) -> Iterator[Step]:
+    """The rounds of a stage, each after its probe, and the merger's ``last`` question."""
+    common = Step(
+        kind="train",
+        task_index=stage.task_index,
+        num_rounds=stage.num_rounds,
+        tasks=stage.tasks,
+        seen=stage.seen,
+    )
     for index in range(stage.num_rounds):
         question = _joined([asker.question(stage.task_index, index) for asker in askers])
-        for kind in ("probe", "train") if question else ("train",):
-            yield Step(
-                kind=kind,
-                task_index=stage.task_index,
-                round_index=index,
-                num_rounds=stage.num_rounds,
-                tasks=stage.tasks,
-                seen=stage.seen,
-                question=question if kind == "probe" else None,
-            )
+        if question:
+            yield replace(common, kind="probe", round_index=index, question=question)
+        closes = last is None and index == stage.num_rounds - 1
+        yield replace(common, round_index=index, closes=closes)
+    if last:
+        yield replace(
+            common, kind="probe", round_index=stage.num_rounds, question=last, closes=True
+        )
 
 
 def _joined(questions: list[Question | None]) -> Question | None:

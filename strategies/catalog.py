@@ -42,10 +42,17 @@ from strategies.layer_selection.selective import Selective
 from strategies.layer_selection.snr import SignalToNoise
 from strategies.layer_selection.telly import Telly
 from strategies.layer_selection.top import Top
+from strategies.merging.fot import Fot
+from strategies.merging.lines import LiNeS
+from strategies.merging.model_stock import ModelStock
+from strategies.merging.none import KeepAsTrained
+from strategies.merging.olora import OLora
+from strategies.merging.wise_ft import WiseFt
 from strategies.protocols import (
     Aggregator,
     Compressor,
     LayerSelector,
+    Merger,
     RankAllocator,
     ReplayPolicy,
 )
@@ -105,6 +112,14 @@ AGGREGATORS: Final[dict[str, type[Aggregator]]] = {
     "rolora": Alternate,
     "partition": Partition,
 }
+MERGERS: Final[dict[str, type[Merger]]] = {
+    "none": KeepAsTrained,
+    "wise-ft": WiseFt,
+    "lines": LiNeS,
+    "model-stock": ModelStock,
+    "olora": OLora,
+    "fot": Fot,
+}
 COMPRESSORS: Final[dict[str, type[Compressor]]] = {
     "fp16": Float16,
     "bf16": BFloat16,
@@ -119,6 +134,7 @@ CLIENT_METHODS: Final[dict[str, str]] = {
     "lwf": "clients.methods.lwf:LearningWithoutForgetting",
     "prox": "clients.methods.prox:Prox",
     "dft": "clients.methods.dft:DynamicFinetuning",
+    "olora": "clients.methods.olora:OrthogonalLora",
     "imprint": "clients.methods.imprint:Imprint",
     "hetlora": "clients.methods.hetlora:TailPenalty",
     "local-alt": "clients.methods.local_alt:LocalAlt",
@@ -129,6 +145,7 @@ KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "rank": RANK_ALLOCATORS,
     "replay": REPLAY_POLICIES,
     "aggregation": AGGREGATORS,
+    "merging": MERGERS,
     "compression": COMPRESSORS,
     "client-method": CLIENT_METHODS,
 }

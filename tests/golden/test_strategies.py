@@ -9,7 +9,8 @@ from orchestrator.checkpoint import load_state
 from orchestrator.launch import run_in_process
 from orchestrator.store.base import RunStatus
 from orchestrator.summary import show
-from strategies.catalog import AGGREGATORS, LAYER_SELECTORS, RANK_ALLOCATORS
+from strategies.catalog import AGGREGATORS, LAYER_SELECTORS, MERGERS, RANK_ALLOCATORS
+from strategies.lora import is_merged
 from strategies.protocols import Probing
 from strategies.types import HEAD
 from tests.conftest import tiny_config
@@ -72,6 +73,31 @@ def test_aggregation(name, home, run_here):
     assert shown["acc"] > 0.05
 
 
+@pytest.mark.parametrize("name", sorted(MERGERS))
+def test_merging(name, home, run_here):
+    methods = [{"name": "er"}] + ([{"name": "olora"}] if name == "olora" else [])
+    config = tiny_config(strategy__merging={"name": name}, learning__methods=methods)
+    run_id = run_here(config)
+    state, rounds = final_state(home, run_id), home.store().rounds(run_id)
+    assert any(key.group == HEAD and value.any() for key, value in state.tensors.items())
+    folds = MERGERS[name].changes_base
+    assert any(is_merged(key) for key in state.tensors) == folds
+    if folds:
+        assert not any(v.any() for k, v in state.tensors.items() if k.part == "lora_B")
+    probes = [record for record in rounds if record.kind == "probe"]
+    assert len(probes) == (2 if issubclass(MERGERS[name], Probing) else 0)
+    assert not any(value.ndim == 2 for found in state.evidence.values() for value in found.values())
+    assert show(home.store().get_run(run_id), rounds, [])["acc"] > 0.05
+
+
+@pytest.mark.parametrize("aggregation", ["fedavg", "ffa", "hetlora", "rolora", "partition"])
+@pytest.mark.parametrize("name", ["fot", "model-stock"])
+def test_merging_goes_with_other_aggregations(name, aggregation, home, run_here):
+    run_here(
+        tiny_config(strategy__merging={"name": name}, strategy__aggregation={"name": aggregation})
+    )
+
+
 @pytest.mark.parametrize("ranks", UNEQUAL)
 @pytest.mark.parametrize("merging", ["exact", "partition"])
 def test_unequal_ranks_merge(ranks, merging, home, run_here):
@@ -116,6 +142,9 @@ def test_compression_saves_bytes_and_learns_on(compression, home, run_here):
         {"strategy__layer_selection": {"name": "selective", "blocks": 1}},
         {"strategy__aggregation": {"name": "fedsa"}},
         {"strategy__compression": [{"name": "topk", "density": 0.2}]},
+        {"strategy__merging": {"name": "fot"}},
+        {"strategy__merging": {"name": "olora"}, "learning__methods": [{"name": "olora"}]},
+        {"strategy__merging": {"name": "wise-ft"}},
         {
             "strategy__rank": {"name": "spectral", "rank": 4},
             "links": {**LINKS, "name": "lognormal"},
