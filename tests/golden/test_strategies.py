@@ -199,3 +199,27 @@ def test_nothing_travels_twice(home, run_here):
     second_task = next(r for r in rounds if r.kind == "train" and r.task_index == 1)
     same_task = next(r for r in rounds if r.kind == "train" and r.round_index == 1)
     assert second_task.replies[0].bytes_down < same_task.replies[0].bytes_down
+
+
+@pytest.mark.parametrize("name", ["fot", "olora", "wise-ft"])
+def test_a_published_adapter_has_the_runs_own_logits(name, home, run_here):
+    import torch
+    from peft import PeftModel
+
+    from clients.model import load_base
+    from clients.workshop import ClientSettings, open_workshop
+
+    config = tiny_config(strategy__merging={"name": name})
+    run_id = run_here(config)
+    settings = ClientSettings(cache_folder=home.cache_folder, state_folder=home.client_folder)
+    shop = open_workshop(config.shared_recipe().model_dump_json(), settings)
+    inputs = {"pixel_values": torch.from_numpy(np.random.default_rng(0).random((4, 1, 8, 8), "f4"))}
+    shop.model.module.eval()
+    with torch.no_grad():
+        base = shop.model.logits(inputs).clone()
+        shop.model.apply(final_state(home, run_id).tensors, config.adapter.scale)
+        own = shop.model.logits(inputs)
+        folder = home.store().get_run(run_id).adapter_path
+        published = PeftModel.from_pretrained(load_base(folder), folder).eval()(**inputs).logits
+    assert float((own - base).abs().max()) > 0.1
+    torch.testing.assert_close(published, own, atol=1e-5, rtol=0)
