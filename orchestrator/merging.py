@@ -1,4 +1,4 @@
-"""What the merger makes of a state: after every round of training, and at a task's end."""
+"""What the merger makes of a state: at a task's start and end, and after every training round."""
 
 from __future__ import annotations
 
@@ -6,9 +6,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from orchestrator.config import RunConfig
+from orchestrator.federation import Federation
+from orchestrator.outgoing import changes
 from orchestrator.planner import MERGING, Plan
-from strategies.protocols import AfterRound, Merged, MergeView, Moves, Question
+from orchestrator.schedule import schedule
+from strategies.protocols import AfterRound, Merged, MergeView, Moves, Question, TaskStart
 from strategies.types import Evidence, GlobalState, GroupName
+
+
+def opened(state: GlobalState, config: RunConfig, federation: Federation) -> GlobalState:
+    """The state the next step is planned from: another one where a merger starts its tasks anew."""
+    merger, index = config.merger(), state.step_index
+    if not isinstance(merger, TaskStart) or not index:
+        return state
+    last, *rest = schedule(config, len(federation.tasks))[index - 1 : index + 1]
+    if last.kind != "evaluate" or last.task_index < 0 or not rest:
+        return state
+    tensors = merger.task_start(state.tensors)
+    changed = {**state.changed, **changes(state.tensors, tensors, index)}
+    return replace(state, tensors=tensors, changed=changed)
 
 
 def settled(

@@ -47,6 +47,7 @@ from strategies.merging.lines import LiNeS
 from strategies.merging.model_stock import ModelStock
 from strategies.merging.none import KeepAsTrained
 from strategies.merging.olora import OLora
+from strategies.merging.task_vectors import TaskVectors
 from strategies.merging.wise_ft import WiseFt
 from strategies.protocols import (
     Aggregator,
@@ -119,6 +120,7 @@ MERGERS: Final[dict[str, type[Merger]]] = {
     "model-stock": ModelStock,
     "olora": OLora,
     "fot": Fot,
+    "task-vectors": TaskVectors,
 }
 COMPRESSORS: Final[dict[str, type[Compressor]]] = {
     "fp16": Float16,

@@ -6,8 +6,8 @@ and comes out as ``State``, so that it is checkpointed with the run.
 Most strategies answer one question.  One that needs more says so by having the method for it:
 ``Probing`` wants evidence before it decides, ``Adaptive`` learns from what came of its decisions,
 ``Initializing`` sets the starting point, ``Personalizing`` leaves parts with the clients,
-``Alternating`` trains one factor at a time, ``AfterRound`` edits what a round gave, ``Tallying``
-sums up how clients moved.
+``Alternating`` trains one factor at a time, ``AfterRound`` edits what a round gave,
+``TaskStart`` starts tasks elsewhere, ``Tallying`` sums up how clients moved.
 """
 
 from __future__ import annotations
@@ -292,6 +292,15 @@ class AfterRound(Protocol):
         self, view: MergeView, before: Tensors, tensors: Tensors, state: State
     ) -> Merged:
         """The model to go on with, given the round's start and what aggregation made of it."""
+        ...
+
+
+@runtime_checkable
+class TaskStart(Protocol):
+    """A merger whose tasks do not start from the model it kept after the task before."""
+
+    def task_start(self, tensors: Tensors) -> Tensors:
+        """The model the next task starts from, given the one that was kept."""
         ...
 
 

@@ -145,6 +145,7 @@ def test_compression_saves_bytes_and_learns_on(compression, home, run_here):
         {"strategy__merging": {"name": "fot"}},
         {"strategy__merging": {"name": "olora"}, "learning__methods": [{"name": "olora"}]},
         {"strategy__merging": {"name": "wise-ft"}},
+        {"strategy__merging": {"name": "task-vectors"}},
         {
             "strategy__rank": {"name": "spectral", "rank": 4},
             "links": {**LINKS, "name": "lognormal"},
@@ -201,7 +202,7 @@ def test_nothing_travels_twice(home, run_here):
     assert second_task.replies[0].bytes_down < same_task.replies[0].bytes_down
 
 
-@pytest.mark.parametrize("name", ["fot", "olora", "wise-ft"])
+@pytest.mark.parametrize("name", ["fot", "olora", "task-vectors", "wise-ft"])
 def test_a_published_adapter_has_the_runs_own_logits(name, home, run_here):
     import torch
     from peft import PeftModel

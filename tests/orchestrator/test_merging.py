@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.federation import initial_state
 from orchestrator.fleet import Fleet
+from orchestrator.merging import opened
 from orchestrator.outgoing import Sender
 from orchestrator.planner import MERGING, plan_step
 from orchestrator.rounds import close_step
@@ -29,13 +30,14 @@ def steps_of(config):
     return schedule(config, 2)
 
 
-def run(config, until: int):
-    """States and outcomes of the steps before ``until``, with clients that all answer alike."""
+def run(config, until: int, fills=(0.01, 0.01, 0.01)):
+    """States and outcomes of the steps before ``until``; clients move all values by ``fills``."""
     state, outcomes = initial_state(config, FEDERATION), []
     while state.step_index < until:
+        state = opened(state, config, FEDERATION)
         plan = plan_step("run", config, FEDERATION, state, Fleet())
         outcome = close_step(
-            state, plan, [answer(plan, order) for order in plan.orders],
+            state, plan, [answer(plan, *asked) for asked in zip(plan.orders, fills, strict=True)],
             config=config, federation=FEDERATION,
         )  # fmt: skip
         state = outcome.state
@@ -43,8 +45,8 @@ def run(config, until: int):
     return state, outcomes
 
 
-def answer(plan, order) -> Reply:
-    update = an_update(order, FEDERATION)
+def answer(plan, order, fill) -> Reply:
+    update = an_update(order, FEDERATION, fill)
     if plan.step.kind != "train":
         update = dataclasses.replace(update, delta={}, metrics={})
     if plan.step.kind == "probe":
@@ -100,6 +102,32 @@ def test_model_stock_makes_no_shorter_step_where_clients_agree_and_counts_them()
     plain, _ = run(configured("none"), 2)
     for key, value in plain.tensors.items():
         np.testing.assert_allclose(agreeing.tensors[key], value, atol=1e-6)
+
+
+def test_model_stock_makes_a_shorter_step_where_clients_do_not():
+    apart = (0.02, -0.01, 0.01)
+    shorter, _ = run(configured("model-stock"), 2, apart)
+    plain, _ = run(configured("none"), 2, apart)
+    key_b = keys_of(QUERY)[1]
+    assert 0 <= np.abs(shorter.tensors[key_b]).max() < 0.5 * np.abs(plain.tensors[key_b]).max()
+
+
+def test_every_task_starts_from_the_base_with_task_vectors():
+    config = configured("task-vectors", coefficient=0.5)
+    state, _ = run(config, 4)  # the first task is learnt and scored
+    key = merged_keys(QUERY, 0)[0]
+    assert key in state.tensors
+    started = opened(state, config, FEDERATION)
+    assert not any(is_merged(k) for k in started.tensors)
+    assert ParamKey(HEAD, "weight") in started.tensors
+    middle, _ = run(config, 5)
+    assert opened(middle, config, FEDERATION) is middle
+    assert not any(is_merged(k) for k in middle.tensors)
+    whole, _ = run(config, 6)
+    assert whole.changed[key.text] == 6
+    assert merged_keys(QUERY, 1)[0] in whole.tensors
+    end, _ = run(config, 7)
+    assert opened(end, config, FEDERATION) is end
 
 
 def test_what_a_merger_cuts_is_on_record():

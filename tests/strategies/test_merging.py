@@ -13,6 +13,7 @@ from strategies.merging.between import start_of
 from strategies.merging.folding import folded
 from strategies.merging.lines import LiNeS
 from strategies.merging.model_stock import ModelStock, step_length
+from strategies.merging.task_vectors import TaskVectors, vector_of
 from strategies.merging.wise_ft import WiseFt
 from strategies.protocols import Contribution, MergeView, Moves
 from strategies.types import HEAD, GroupName, GroupSpec, ParamKey
@@ -198,10 +199,11 @@ def test_lines_scales_the_tasks_own_change_alone():
         ([[1.0, 2.0]], 1.0),
         ([[0.0, 0.0]] * 3, 1.0),
         ([[1.0, 0.0], [-1.0, 0.1]], 0.0),
+        ([[1.0, 0.0], [-1.0, 0.0]], 0.0),
         ([[1.0, 0.0], [0.6, 0.8]], 2 * 0.6 / 1.6),
         (np.linalg.cholesky(np.full((3, 3), 0.4) + 0.6 * np.eye(3)).tolist(), 2 / 3),
     ],
-    ids=["identical", "orthogonal", "one", "still", "opposed", "two", "three"],
+    ids=["identical", "orthogonal", "one", "still", "opposed", "opposite", "two", "three"],
 )
 def test_model_stocks_step(deltas, expected):
     d = np.array(deltas)
@@ -285,3 +287,43 @@ def test_folding_over_many_tasks_stays_within_the_matrix():
         trained = server(task + 1)
         state = after | trained
         total = total + product(trained)
+
+
+@pytest.mark.parametrize("coefficient", [0.3, 1.0])
+def test_task_vectors_add_up_from_the_base(coefficient):
+    merger, state, memory = TaskVectors(coefficient=coefficient), a_state(1), {}
+    total, norms = np.zeros((D_OUT, D_IN)), np.zeros(5)
+    for task in range(3):
+        total, norms = total + product(state), norms + state[NORM]
+        merged = merger.task_end(view(task), state, memory)
+        memory = merged.state
+        np.testing.assert_allclose(product(merged.tensors), coefficient * total, atol=1e-4)
+        np.testing.assert_allclose(merged.tensors[NORM], coefficient * norms, atol=1e-5)
+        np.testing.assert_array_equal(merged.tensors[WEIGHT], state[WEIGHT])
+        start = merger.task_start(merged.tensors)
+        assert not product(start).any()
+        assert NORM not in start
+        np.testing.assert_array_equal(start[WEIGHT], state[WEIGHT])
+        state = dict(start) | a_state(task + 2)
+
+
+def test_a_task_vector_alone_is_the_tasks_own_model():
+    first = a_state(1)
+    merged = TaskVectors(coefficient=1.0).task_end(view(0), first, {})
+    np.testing.assert_allclose(product(merged.tensors), product(first), atol=1e-6)
+    np.testing.assert_array_equal(merged.tensors[NORM], first[NORM])
+    vector = vector_of(merged.state, 0)
+    assert vector.keys() == first.keys() - {WEIGHT}
+    for key, value in vector.items():
+        np.testing.assert_array_equal(value, first[key])
+
+
+def test_averaging_coefficients_averages_the_models():
+    models = []
+    for coefficient in (0.2, 0.6, 0.4):
+        merger, memory = TaskVectors(coefficient=coefficient), {}
+        for task in range(2):
+            merged = merger.task_end(view(task), a_state(task), memory)
+            memory = merged.state
+        models.append(product(merged.tensors))
+    np.testing.assert_allclose((models[0] + models[1]) / 2, models[2], atol=1e-5)
