@@ -36,6 +36,7 @@ from clients.training import LocalRun, train
 from clients.workshop import ClientSettings, Workshop, open_workshop, shard_of, tokens_per_example
 from strategies.catalog import CLIENT_METHODS, COMPRESSORS, REPLAY_POLICIES, build
 from strategies.errors import ConfigError, Fault, PerennialError
+from strategies.lora import is_merged
 from strategies.protocols import Compressor, ExampleIds, ReplayMemory
 from strategies.rng import rng_for
 from strategies.types import (
@@ -149,6 +150,7 @@ class LocalTrainer:
         if not assignment.work:
             return update
         local = _local_run(shop, shard, assignment, assignment.work, state)
+        local.frozen = {key: value for key, value in model.items() if is_merged(key)}
         if not len(local.new_ids):
             return failed(assignment, FailureReason.NO_EXAMPLES, _nothing_of(assignment.work))
         return self._trained(assignment, local, model, update, clock)

@@ -19,7 +19,7 @@ from clients.state_store import ClientState
 from strategies.protocols import ExampleIds, Offer, ReplayPolicy, Weighing
 from strategies.recipe import ModelRecipe
 from strategies.rng import Rng
-from strategies.types import HEAD, GroupName, Optimization, ParamKey, Remembered, Work
+from strategies.types import HEAD, GroupName, Optimization, ParamKey, Remembered, Tensors, Work
 
 if TYPE_CHECKING:
     from clients.data import Dataset
@@ -52,8 +52,9 @@ class LocalRun:
     ``new_ids`` are the client's examples of the tasks at hand; ``allowed (C,)`` marks the classes
     it has ever held, the only ones its loss may push; ``kept`` are parts that are the client's own;
     ``step`` counts the steps of this round and ``rate_factor`` is the share of the peak learning
-    rate it is taken at; ``received`` are the trainable tensors as they came; ``remembered`` is how
-    the memory fared under them.  Methods may change ``state`` and ``num_replayed``.
+    rate it is taken at; ``received`` are the trainable tensors as they came, ``frozen`` the merged
+    pairs of the state, which nobody trains; ``remembered`` is how the memory fared under what was
+    received.  Methods may change ``state`` and ``num_replayed``.
     """
 
     task_index: int
@@ -69,6 +70,7 @@ class LocalRun:
     rng: Rng
     memory_rng: Rng
     kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
+    frozen: Tensors = field(default_factory=dict)
     step: int = 0
     rate_factor: float = 1.0
     received: Mapping[ParamKey, Tensor] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from strategies.catalog import (
     COMPRESSORS,
     HEADS,
     LAYER_SELECTORS,
+    MERGERS,
     RANK_ALLOCATORS,
     REPLAY_POLICIES,
     REPLAY_ROUNDS,
@@ -34,6 +35,7 @@ from strategies.protocols import (
     Compressor,
     HeadSolver,
     LayerSelector,
+    Merger,
     RankAllocator,
     ReplayPolicy,
     ReplayRounds,
@@ -157,6 +159,8 @@ class Strategies(Section):
     aggregation: Choice = Choice(name="exact")
     head: Choice = Choice(name="trained")
     """What sets the classifier's rows: gradients, or sums over examples."""
+    merging: Choice = Choice(name="none")
+    """What becomes of the global model at a task's end."""
     compression: tuple[Choice, ...] = ()
     """Of updates, applied in order; what is lost is added to the client's next update."""
     downlink: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
@@ -266,6 +270,10 @@ class RunConfig(Section):
             capacity_bytes=self.replay.bytes_per_client,
             measured=self.steers_replay() or isinstance(self.replay_policy(), Weighing),
         )
+
+    def merger(self) -> Merger:
+        """The configured merging at a task's end."""
+        return build(MERGERS, self.strategy.merging.as_choice(), key="strategy.merging")
 
     def uplink_choices(self) -> tuple[StrategyChoice, ...]:
         """The compressors of updates, by name."""

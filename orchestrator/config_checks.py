@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from strategies.catalog import CLIENT_METHODS, REMEMBERING, nearest
 from strategies.errors import ConfigError, Fault
+from strategies.protocols import Personalizing
 
 if TYPE_CHECKING:
     from orchestrator.config import RunConfig
@@ -25,6 +26,7 @@ def _check_strategies(config: RunConfig) -> list[Fault]:
         config.rank_allocator,
         config.aggregator,
         config.head_solver,
+        config.merger,
         config.compressors,
         config.replay_policy,
         config.replay_rounds,
@@ -80,6 +82,45 @@ def _check_capabilities(config: RunConfig) -> list[Fault]:
         )
         for index, compressor in enumerate(config.compressors())
         if index and not compressor.keeps_shape
+    ]
+    return faults + _check_merging(config)
+
+
+def _check_merging(config: RunConfig) -> list[Fault]:
+    """What goes together with merging at a task's end, and with client method ``olora``."""
+    name, strategy = config.strategy.merging.name, config.strategy
+    folds, keeps = config.merger().changes_base, config.aggregator().capabilities.changes_base
+    faults = [
+        Fault(
+            f"learning.methods.{index}.name",
+            "'olora'",
+            f"another method: with strategy.merging = {name!r} there is no frozen adapter of an "
+            "earlier task to be orthogonal to",
+            "merging 'olora'",
+        )
+        for index, method in enumerate(config.learning.methods)
+        if method.name == "olora" and not folds and not keeps
+    ]
+    aggregation = f"strategy.aggregation = {strategy.aggregation.name!r}"
+    selection = f"strategy.layer_selection = {strategy.layer_selection.name!r}"
+    rank, allocator = f"strategy.rank = {strategy.rank.name!r}", config.rank_allocator()
+    personal = "leaves parts of the model with the clients"
+    conflicts = (
+        (config.learning.mode == "joint", "learning.mode = 'joint'", "has one task only"),
+        (keeps, aggregation, "keeps its update in frozen pairs"),
+        (isinstance(config.aggregator(), Personalizing), aggregation, personal),
+        (isinstance(config.layer_selector(), Personalizing), selection, personal),
+        (folds and allocator.max_rank == 0, rank, "has no adapters to fold"),
+        (
+            folds and getattr(allocator, "needs_spectrum", False),
+            rank,
+            "reads the adapters' spectrum",
+        ),
+    )
+    faults += [
+        Fault("strategy.merging.name", repr(name), f"'none' with {other}, which {what}")
+        for found, other, what in conflicts
+        if found and name != "none"
     ]
     return faults
 

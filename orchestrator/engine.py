@@ -11,6 +11,7 @@ from orchestrator.checkpoint import dump_state, restore
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation, initial_state
 from orchestrator.fleet import Fleet
+from orchestrator.merging import opened
 from orchestrator.planner import Plan, plan_step
 from orchestrator.progress import Progress
 from orchestrator.publish import Publisher
@@ -74,11 +75,13 @@ class Engine:
             folder=self.folder / "adapters",
         )
         fleet = Fleet.of(self.store.rounds(self.run_id)[: state.step_index])
+        state = opened(state, self.config, federation)
         while plan := plan_step(self.run_id, self.config, federation, state, fleet):
             progress.planned(plan)
             state = self._exchange(federation, state, plan, fleet, progress)
             if plan.step.kind == "evaluate":
                 self._after_task(publisher, state, plan, progress)
+                state = opened(state, self.config, federation)
 
     def _gather(self, progress: Progress) -> Federation:
         progress.show(phase="gathering clients")

@@ -45,7 +45,7 @@ from strategies.types import (
     Work,
 )
 
-SELECTION, RANK, AGGREGATION = "layer-selection", "rank", "aggregation"
+SELECTION, RANK, AGGREGATION, MERGING = "layer-selection", "rank", "aggregation", "merging"
 """Names of what is remembered in a state, by kind of strategy."""
 
 
@@ -129,7 +129,10 @@ class _Planner:
         return self._plan(orders, view)
 
     def probe(self) -> Plan:
-        """Ask the cohort of the coming round what its strategies want to know."""
+        """Ask the cohort of the coming round what its strategies want to know.
+
+        After a task's last round, a cohort of the probe's own answers the merger.
+        """
         cohort, _ = self._cohort()
         view, question, learning = self._view(cohort), self.step.question, self.config.learning
         if question is None:
@@ -409,7 +412,7 @@ class _Planner:
 
 def uses_evidence(config: RunConfig) -> bool:
     """Whether any strategy reads what clients report."""
-    strategies = (config.layer_selector(), config.rank_allocator())
+    strategies = (config.layer_selector(), config.rank_allocator(), config.merger())
     return any(isinstance(strategy, Probing | Adaptive) for strategy in strategies)
 
 

@@ -15,12 +15,13 @@ from orchestrator.examine import examined
 from orchestrator.federation import Federation
 from orchestrator.heads import HeadSums
 from orchestrator.learning import learnt
+from orchestrator.merging import settled
 from orchestrator.outgoing import Receipts, changes
 from orchestrator.planner import AGGREGATION, Order, Plan
 from orchestrator.store.base import ReplyRecord, ScoreRecord
 from strategies.compression.chain import Chain
 from strategies.errors import RoundFailedError
-from strategies.protocols import Contribution
+from strategies.protocols import Contribution, Tally, Tallying
 from strategies.rng import rng_for
 from strategies.types import (
     GlobalState,
@@ -63,7 +64,9 @@ def close_step(
     depend on the machine's cores.
     Raises: RoundFailedError, with every client's reason, below ``min_replies`` usable ones.
     """
+    merger = config.merger()
     ledger = _Ledger(
+        tally=merger.tally(state.tensors) if isinstance(merger, Tallying) else None,
         plan=plan,
         groups=federation.groups(),
         chain=config.compressors(),
@@ -86,6 +89,8 @@ def close_step(
         after = learnt(state, plan, aggregated, ledger.observations, config)
         if ledger.sums:
             after = ledger.sums.solved(after)
+        moves = ledger.tally.moves() if ledger.tally else {}
+        after, cut = settled(state, after, plan, moves, config)
     spent = time.monotonic() - start - ledger.waited_seconds
     changed = {**state.changed, **changes(state.tensors, after.tensors, state.step_index + 1)}
     return Outcome(
@@ -97,7 +102,7 @@ def close_step(
         ),
         replies=tuple(ledger.replies),
         scores=tuple(ledger.scores),
-        truncation=aggregated.truncation,
+        truncation=_together(aggregated.truncation, cut),
         metrics=_mean_metrics(ledger.replies),
         aggregation_seconds=spent,
         simulated_seconds=ledger.simulated_seconds,
@@ -113,6 +118,7 @@ class _Ledger:
     chain: Chain
     receipts: Receipts
     sums: HeadSums | None
+    tally: Tally | None
     replies: list[ReplyRecord] = field(default_factory=list)
     scores: list[ScoreRecord] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
@@ -134,7 +140,10 @@ class _Ledger:
                 result = self.sums.absorb(result, order.assignment)
             self._book(order, replace(reply, result=result))
             if isinstance(result, Update) and result.delta:
-                yield _contribution(result)
+                contribution = _contribution(result)
+                if self.tally:
+                    self.tally.add(contribution)
+                yield contribution
 
     def _book(self, order: Order, reply: Reply) -> None:
         assignment = order.assignment
@@ -151,6 +160,14 @@ class _Ledger:
 def _contribution(update: Update) -> Contribution:
     weight = {name: count.astype(np.float64) for name, count in update.num_examples.items()}
     return Contribution(client_id=update.client_id, delta=update.delta, weight=weight)
+
+
+def _together(
+    first: Mapping[GroupName, float], second: Mapping[GroupName, float]
+) -> dict[GroupName, float]:
+    """The errors of two cuts, one after the other: at most their sum."""
+    groups = dict.fromkeys((*first, *second))
+    return {group: first.get(group, 0.0) + second.get(group, 0.0) for group in groups}
 
 
 def _mean_metrics(replies: Iterable[ReplyRecord]) -> dict[str, float]:

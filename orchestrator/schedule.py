@@ -16,9 +16,10 @@ class Step:
 
     ``tasks`` are trained on; ``seen`` are those learnt so far, with the current ones.  An
     evaluation's ``task_index`` is the task just learnt, −1 before the first.  A probe asks
-    ``question`` before the training step that follows it.  A replay step trains on memories, the
-    ``repeat``-th time after the training round it belongs to.  A head step sums examples of the
-    tasks seen and solves the head from them.
+    ``question`` before the training step that follows it, or after a task's last, for the merger.
+    A replay step trains on memories, the ``repeat``-th time after the training round it belongs to.
+    A head step sums examples of the tasks seen and solves the head from them.  ``closes``: the task
+    ends with this step.
     """
 
     kind: RoundKind
@@ -29,6 +30,7 @@ class Step:
     seen: tuple[int, ...] = ()
     question: Question | None = None
     repeat: int = 0
+    closes: bool = False
 
     @property
     def path(self) -> tuple[str | int, ...]:
@@ -52,11 +54,14 @@ def schedule(config: RunConfig, num_tasks: int) -> tuple[Step, ...]:
     askers = [
         s for s in (config.layer_selector(), config.rank_allocator()) if isinstance(s, Probing)
     ]
-    steps = [Step(kind="evaluate", task_index=-1)]
+    steps, merger = [Step(kind="evaluate", task_index=-1)], config.merger()
     stages, replays = _stages(config, num_tasks), config.replay_rounds()
     in_all, before = sum(stage.num_rounds for stage in stages), 0
     for stage in stages:
-        for step in _training(stage, askers):
+        last = None
+        if isinstance(merger, Probing) and stage.num_rounds:
+            last = merger.question(stage.task_index, stage.num_rounds)
+        for step in _training(stage, askers, last):
             steps.append(step)
             if step.kind == "train" and replays:
                 place = RoundPlace(
@@ -84,23 +89,29 @@ def _stages(config: RunConfig, num_tasks: int) -> list[_Stage]:
     ]
 
 
-def _training(stage: _Stage, askers: Sequence[Probing]) -> Iterator[Step]:
+def _training(stage: _Stage, askers: Sequence[Probing], last: Question | None) -> Iterator[Step]:
+    """The rounds of a stage, each after its probe, and the merger's ``last`` question."""
+    common = Step(
+        kind="train",
+        task_index=stage.task_index,
+        num_rounds=stage.num_rounds,
+        tasks=stage.tasks,
+        seen=stage.seen,
+    )
     for index in range(stage.num_rounds):
         question = _joined([asker.question(stage.task_index, index) for asker in askers])
-        for kind in ("probe", "train") if question else ("train",):
-            yield Step(
-                kind=kind,
-                task_index=stage.task_index,
-                round_index=index,
-                num_rounds=stage.num_rounds,
-                tasks=stage.tasks,
-                seen=stage.seen,
-                question=question if kind == "probe" else None,
-            )
+        if question:
+            yield replace(common, kind="probe", round_index=index, question=question)
+        closes = last is None and index == stage.num_rounds - 1
+        yield replace(common, round_index=index, closes=closes)
+    if last:
+        yield replace(
+            common, kind="probe", round_index=stage.num_rounds, question=last, closes=True
+        )
 
 
 def _replays(step: Step, count: int) -> list[Step]:
-    return [replace(step, kind="replay", repeat=index) for index in range(count)]
+    return [replace(step, kind="replay", repeat=index, closes=False) for index in range(count)]
 
 
 def _head(stage: _Stage) -> Step:

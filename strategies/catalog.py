@@ -45,11 +45,19 @@ from strategies.layer_selection.selective import Selective
 from strategies.layer_selection.snr import SignalToNoise
 from strategies.layer_selection.telly import Telly
 from strategies.layer_selection.top import Top
+from strategies.merging.fot import Fot
+from strategies.merging.lines import LiNeS
+from strategies.merging.model_stock import ModelStock
+from strategies.merging.none import KeepAsTrained
+from strategies.merging.olora import OLora
+from strategies.merging.task_vectors import TaskVectors
+from strategies.merging.wise_ft import WiseFt
 from strategies.protocols import (
     Aggregator,
     Compressor,
     HeadSolver,
     LayerSelector,
+    Merger,
     RankAllocator,
     ReplayPolicy,
     ReplayRounds,
@@ -129,6 +137,15 @@ HEADS: Final[dict[str, type[Trained] | type[HeadSolver]]] = {
     "prototype": Prototype,
     "analytic": Analytic,
 }
+MERGERS: Final[dict[str, type[Merger]]] = {
+    "none": KeepAsTrained,
+    "wise-ft": WiseFt,
+    "lines": LiNeS,
+    "model-stock": ModelStock,
+    "olora": OLora,
+    "fot": Fot,
+    "task-vectors": TaskVectors,
+}
 COMPRESSORS: Final[dict[str, type[Compressor]]] = {
     "fp16": Float16,
     "bf16": BFloat16,
@@ -143,6 +160,7 @@ CLIENT_METHODS: Final[dict[str, str]] = {
     "lwf": "clients.methods.lwf:LearningWithoutForgetting",
     "prox": "clients.methods.prox:Prox",
     "dft": "clients.methods.dft:DynamicFinetuning",
+    "olora": "clients.methods.olora:OrthogonalLora",
     "imprint": "clients.methods.imprint:Imprint",
     "hetlora": "clients.methods.hetlora:TailPenalty",
     "local-alt": "clients.methods.local_alt:LocalAlt",
@@ -155,6 +173,7 @@ KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "replay": REPLAY_POLICIES,
     "replay-rounds": REPLAY_ROUNDS,
     "aggregation": AGGREGATORS,
+    "merging": MERGERS,
     "compression": COMPRESSORS,
     "head": HEADS,
     "client-method": CLIENT_METHODS,

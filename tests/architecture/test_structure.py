@@ -86,6 +86,7 @@ SECTIONS = {
     "layer-selection": "Layer selection",
     "rank": "Rank",
     "aggregation": "Aggregation",
+    "merging": "Merging",
     "compression": "Compression",
     "head": "Heads",
     "replay": "Replay",

@@ -11,9 +11,13 @@ import torch
 from clients.methods.agem import project
 from clients.methods.dft import weighted_completion_losses
 from clients.methods.lwf import distillation
+from clients.methods.olora import OrthogonalLora
 from clients.model import completion_losses
 from clients.state_store import ClientStateStore
 from strategies.catalog import CLIENT_METHODS, REMEMBERING
+from strategies.lora import merged_keys
+from strategies.merging.folding import folded
+from strategies.protocols import MergeView
 from strategies.types import ClientFailure, StrategyChoice, Update
 from tests.clients.test_trainer import IDS, lab
 
@@ -70,6 +74,70 @@ def test_prox_shortens_the_way(lab):
     plain = trained(bench, "finetune", run_id="a", step=2)
     near = trained(bench, "prox", run_id="b", step=2, mu=100.0)
     assert length(near) < length(plain)
+
+
+def overlap(tensors, delta) -> float:
+    """Σ |Aᵢ Aᵀ| of the frozen pairs and the adapters after training."""
+    return sum(
+        float(np.abs(tensors[merged_keys(key.group, 0)[0]] @ (tensors[key] + moved).T).sum())
+        for key, moved in delta.items()
+        if key.part == "lora_A"
+    )
+
+
+def test_olora_turns_the_adapter_away_from_those_of_earlier_tasks(lab):
+    bench, rng = (
+        lab(learning__local_steps=8, learning__learning_rate=0.02),
+        np.random.default_rng(0),
+    )
+    learnt = {
+        key: rng.normal(size=value.shape, scale=0.3).astype(np.float32)
+        for key, value in bench.state.tensors.items()
+    }
+    view = MergeView(groups=bench.federation.model.groups, task_index=0, seed=0)
+    tensors = folded(view, learnt)
+    changed = {key.text: 1 for key in tensors}
+    bench.state = dataclasses.replace(bench.state, tensors=tensors, changed=changed)
+    still = {key: 0 * value for key, value in tensors.items() if key.part == "lora_A"}
+    start = overlap(tensors, still)
+    found = {
+        name: overlap(tensors, trained(bench, "olora", run_id=name, **params).delta)
+        for name, params in {
+            "off": {"lambda1": 0.0},
+            "l1": {"lambda1": 50.0},
+            "squared": {"lambda1": 50.0, "norm": "squared"},
+        }.items()
+    }
+    assert found["l1"] < 0.5 * min(start, found["off"])
+    assert found["squared"] < 0.5 * min(start, found["off"])
+
+
+def test_the_penalty_of_olora_by_hand():
+    old = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, 0.0]])
+    new = torch.tensor([[1.0, -3.0, 1.0]])
+    assert float(OrthogonalLora().overlap(old, new)) == 3 + 3
+    assert float(OrthogonalLora(norm="squared").overlap(old, new)) == 9 + 9
+    assert float(OrthogonalLora().overlap(old, torch.tensor([[2.0, 0.0, -1.0]]))) == 0
+
+
+def test_the_mean_of_clients_adapters_overlaps_no_more_than_they_do():
+    torch.manual_seed(0)
+    old, clients = torch.randn(4, 9), torch.randn(5, 3, 9)
+    for norm in ("l1", "squared"):
+        penalty = OrthogonalLora(norm=norm).overlap
+        each = torch.stack([penalty(old, a) for a in clients])
+        assert penalty(old, clients.mean(dim=0)) <= each.mean()
+    apart = clients - clients @ torch.linalg.pinv(old) @ old
+    assert float(OrthogonalLora().overlap(old, apart.mean(dim=0))) <= 1e-4
+    b = torch.randn(6, 3)
+    assert float(((b @ apart[0]) @ old.T).abs().max()) <= 1e-4  # ΔW_t Aᵢᵀ = 0
+
+
+def test_olora_without_a_past_is_finetuning(lab):
+    bench = lab()
+    plain = trained(bench, "finetune", run_id="a", step=2)
+    assert same(plain, trained(bench, "olora", run_id="b", step=2))
+    assert not same(plain, trained(bench, "olora", run_id="c", step=2, lambda2=0.1))
 
 
 def test_projection_takes_out_the_conflict_and_nothing_else():

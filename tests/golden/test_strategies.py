@@ -13,10 +13,12 @@ from strategies.catalog import (
     AGGREGATORS,
     HEADS,
     LAYER_SELECTORS,
+    MERGERS,
     RANK_ALLOCATORS,
     REPLAY_POLICIES,
     REPLAY_ROUNDS,
 )
+from strategies.lora import is_merged
 from strategies.protocols import HeadSolver, Probing
 from strategies.types import HEAD
 from tests.conftest import tiny_config
@@ -186,6 +188,31 @@ def test_steering_sets_each_clients_share(home, run_here):
     assert any(replayed[-1])
 
 
+@pytest.mark.parametrize("name", sorted(MERGERS))
+def test_merging(name, home, run_here):
+    methods = [{"name": "er"}] + ([{"name": "olora"}] if name == "olora" else [])
+    config = tiny_config(strategy__merging={"name": name}, learning__methods=methods)
+    run_id = run_here(config)
+    state, rounds = final_state(home, run_id), home.store().rounds(run_id)
+    assert any(key.group == HEAD and value.any() for key, value in state.tensors.items())
+    folds = MERGERS[name].changes_base
+    assert any(is_merged(key) for key in state.tensors) == folds
+    if folds:
+        assert not any(v.any() for k, v in state.tensors.items() if k.part == "lora_B")
+    probes = [record for record in rounds if record.kind == "probe"]
+    assert len(probes) == (2 if issubclass(MERGERS[name], Probing) else 0)
+    assert not any(value.ndim == 2 for found in state.evidence.values() for value in found.values())
+    assert show(home.store().get_run(run_id), rounds, [])["acc"] > 0.05
+
+
+@pytest.mark.parametrize("aggregation", ["fedavg", "ffa", "hetlora", "rolora", "partition"])
+@pytest.mark.parametrize("name", ["fot", "model-stock"])
+def test_merging_goes_with_other_aggregations(name, aggregation, home, run_here):
+    run_here(
+        tiny_config(strategy__merging={"name": name}, strategy__aggregation={"name": aggregation})
+    )
+
+
 @pytest.mark.parametrize("ranks", UNEQUAL)
 @pytest.mark.parametrize("merging", ["exact", "partition"])
 def test_unequal_ranks_merge(ranks, merging, home, run_here):
@@ -230,6 +257,10 @@ def test_compression_saves_bytes_and_learns_on(compression, home, run_here):
         {"strategy__layer_selection": {"name": "selective", "blocks": 1}},
         {"strategy__aggregation": {"name": "fedsa"}},
         {"strategy__compression": [{"name": "topk", "density": 0.2}]},
+        {"strategy__merging": {"name": "fot"}},
+        {"strategy__merging": {"name": "olora"}, "learning__methods": [{"name": "olora"}]},
+        {"strategy__merging": {"name": "wise-ft"}},
+        {"strategy__merging": {"name": "task-vectors"}},
         {
             "replay__policy": {"name": "forgetting"},
             "replay__rounds": {"name": "k-fpf", "k": 3, "steps": 2},
@@ -294,3 +325,27 @@ def test_nothing_travels_twice(home, run_here):
     second_task = next(r for r in rounds if r.kind == "train" and r.task_index == 1)
     same_task = next(r for r in rounds if r.kind == "train" and r.round_index == 1)
     assert second_task.replies[0].bytes_down < same_task.replies[0].bytes_down
+
+
+@pytest.mark.parametrize("name", ["fot", "olora", "task-vectors", "wise-ft"])
+def test_a_published_adapter_has_the_runs_own_logits(name, home, run_here):
+    import torch
+    from peft import PeftModel
+
+    from clients.model import load_base
+    from clients.workshop import ClientSettings, open_workshop
+
+    config = tiny_config(strategy__merging={"name": name})
+    run_id = run_here(config)
+    settings = ClientSettings(cache_folder=home.cache_folder, state_folder=home.client_folder)
+    shop = open_workshop(config.shared_recipe().model_dump_json(), settings)
+    inputs = {"pixel_values": torch.from_numpy(np.random.default_rng(0).random((4, 1, 8, 8), "f4"))}
+    shop.model.module.eval()
+    with torch.no_grad():
+        base = shop.model.logits(inputs).clone()
+        shop.model.apply(final_state(home, run_id).tensors, config.adapter.scale)
+        own = shop.model.logits(inputs)
+        folder = home.store().get_run(run_id).adapter_path
+        published = PeftModel.from_pretrained(load_base(folder), folder).eval()(**inputs).logits
+    assert float((own - base).abs().max()) > 0.1
+    torch.testing.assert_close(published, own, atol=1e-5, rtol=0)
