@@ -47,11 +47,23 @@ class Outputs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Importance:
+    """What moving a tensor costs: its values' ``fisher`` information and where they stood.
+
+    A tensor without an entry in ``anchors`` is free until it has one.
+    """
+
+    fisher: Tensors = field(default_factory=dict)
+    anchors: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientState:
     """What a client carries from round to round.
 
     ``offered`` are the ids of the current task that the memory has been offered already.
-    ``outputs`` are answers of earlier models that a client method compares with, by its name.
+    ``outputs`` are answers of earlier models that a client method compares with, by its name;
+    ``importances`` what of the model mattered to past tasks, by a name the method chooses.
     ``personal`` are parts of the model that are this client's own; ``residuals`` what compression
     has kept back so far, as factors (of B·A, not of the change) or dense tensors.
     """
@@ -60,6 +72,7 @@ class ClientState:
     task_index: int = -1
     offered: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     outputs: Mapping[str, Outputs] = field(default_factory=dict)
+    importances: Mapping[str, Importance] = field(default_factory=dict)
     personal: Tensors = field(default_factory=dict)
     residuals: Tensors = field(default_factory=dict)
 
@@ -126,6 +139,10 @@ def _arrays(state: ClientState) -> dict[str, Array]:
     }
     for name, found in state.outputs.items():
         arrays[f"outputs/{name}/ids"], arrays[f"outputs/{name}/values"] = found.ids, found.values
+    for name, kept in state.importances.items():
+        for part, tensors in (("fisher", kept.fisher), ("anchors", kept.anchors)):
+            entries = {f"importances/{name}/{part}/{k.text}": v for k, v in tensors.items()}
+            arrays |= entries
     for name in _TENSORS:
         arrays |= {f"{name}/{key.text}": value for key, value in getattr(state, name).items()}
     return arrays
@@ -162,5 +179,16 @@ def _read(path: Path) -> ClientState:
             task_index=task_index,
             offered=arrays["offered"],
             outputs=outputs,
+            importances=_importances(arrays),
             **tensors,
         )
+
+
+def _importances(arrays: Mapping[str, Array]) -> dict[str, Importance]:
+    parts = dict[str, dict[str, dict[ParamKey, Array]]]()
+    for entry in arrays:
+        if entry.startswith("importances/"):
+            _, name, part, key = entry.split("/", 3)
+            found = parts.setdefault(name, {"fisher": {}, "anchors": {}})
+            found[part][ParamKey.parse(key)] = arrays[entry]
+    return {name: Importance(**tensors) for name, tensors in parts.items()}

@@ -118,12 +118,16 @@ CLIENT_METHODS: Final[dict[str, str]] = {
     "agem": "clients.methods.agem:AveragedGem",
     "lwf": "clients.methods.lwf:LearningWithoutForgetting",
     "prox": "clients.methods.prox:Prox",
+    "ewc": "clients.methods.ewc:ElasticWeights",
+    "online-ewc": "clients.methods.online_ewc:OnlineElasticWeights",
     "dft": "clients.methods.dft:DynamicFinetuning",
     "imprint": "clients.methods.imprint:Imprint",
     "hetlora": "clients.methods.hetlora:TailPenalty",
     "local-alt": "clients.methods.local_alt:LocalAlt",
     "class-means": "clients.methods.class_means:ClassMeans",
 }
+GAUGE_BOUND: Final = frozenset({"ewc", "online-ewc"})
+"""Client methods that compare single entries of factors over rounds."""
 KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "layer-selection": LAYER_SELECTORS,
     "rank": RANK_ALLOCATORS,
