@@ -45,12 +45,13 @@ class Clock:
 def example_counts(assignment: Assignment, run: LocalRun) -> dict[GroupName, NDArray[np.int64]]:
     """Aggregation weights: all examples for shared groups, per class for the head's rows.
 
-    Replayed classes count with what the memory holds of them: those rows were trained too.
+    Replayed classes count with what the memory holds of them and what of it a method has settled
+    on: those rows were trained too.
     """
     total = np.array(len(run.new_ids), dtype=np.int64)
     counts = dict.fromkeys(assignment.groups, total)
     if HEAD in counts and (run.recipe.pooling != "model"):
-        held = np.concatenate([run.new_ids, run.state.memory.ids])
+        held = np.concatenate([run.new_ids, run.state.memory.ids, *run.state.chosen.values()])
         labels = run.dataset.train.labels[np.unique(held)]
         counts[HEAD] = np.bincount(labels, minlength=len(run.dataset.label_names)).astype(np.int64)
     return counts

@@ -63,7 +63,8 @@ class ClientState:
 
     ``offered`` are the ids of the current task that the memory has been offered already.
     ``outputs`` are answers of earlier models that a client method compares with, by its name;
-    ``importances`` what of the model mattered to past tasks, by a name the method chooses.
+    ``importances`` what of the model mattered to past tasks, by a name the method chooses;
+    ``chosen`` ids of past examples a method has settled on for the current task, by its name.
     ``personal`` are parts of the model that are this client's own; ``residuals`` what compression
     has kept back so far, as factors (of B·A, not of the change) or dense tensors.
     """
@@ -73,6 +74,7 @@ class ClientState:
     offered: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     outputs: Mapping[str, Outputs] = field(default_factory=dict)
     importances: Mapping[str, Importance] = field(default_factory=dict)
+    chosen: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     personal: Tensors = field(default_factory=dict)
     residuals: Tensors = field(default_factory=dict)
 
@@ -139,6 +141,7 @@ def _arrays(state: ClientState) -> dict[str, Array]:
     }
     for name, found in state.outputs.items():
         arrays[f"outputs/{name}/ids"], arrays[f"outputs/{name}/values"] = found.ids, found.values
+    arrays |= {f"chosen/{name}": ids for name, ids in state.chosen.items()}
     for name, kept in state.importances.items():
         for part, tensors in (("fisher", kept.fisher), ("anchors", kept.anchors)):
             entries = {f"importances/{name}/{part}/{k.text}": v for k, v in tensors.items()}
@@ -180,6 +183,11 @@ def _read(path: Path) -> ClientState:
             offered=arrays["offered"],
             outputs=outputs,
             importances=_importances(arrays),
+            chosen={
+                entry.removeprefix("chosen/"): arrays[entry]
+                for entry in arrays.files
+                if entry.startswith("chosen/")
+            },
             **tensors,
         )
 

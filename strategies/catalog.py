@@ -114,6 +114,7 @@ COMPRESSORS: Final[dict[str, type[Compressor]]] = {
 CLIENT_METHODS: Final[dict[str, str]] = {
     "finetune": "clients.methods.finetune:Finetune",
     "er": "clients.methods.er:ExperienceReplay",
+    "dmt": "clients.methods.dmt:DualStageMixing",
     "derpp": "clients.methods.derpp:DarkExperienceReplay",
     "agem": "clients.methods.agem:AveragedGem",
     "lwf": "clients.methods.lwf:LearningWithoutForgetting",

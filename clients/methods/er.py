@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from clients.methods.base import ClientMethod
 from clients.training import Draw
 
@@ -27,7 +29,8 @@ class ExperienceReplay(ClientMethod):
         wanted = round(run.work.replay.share * len(draw.new))
         replayed = run.policy.draw(run.state.memory, wanted, run.memory_rng)
         run.num_replayed += len(replayed)
-        return Draw(draw.new[: len(draw.new) - len(replayed)], replayed)
+        kept = draw.new[: len(draw.new) - len(replayed)]
+        return Draw(kept, np.concatenate([draw.replayed, replayed]))
 
     def after_local(self, run: LocalRun) -> None:
         run.remember()

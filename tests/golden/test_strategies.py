@@ -72,7 +72,7 @@ def test_aggregation(name, home, run_here):
     assert shown["acc"] > 0.05
 
 
-@pytest.mark.parametrize("name", ["ewc", "online-ewc"])
+@pytest.mark.parametrize("name", ["ewc", "online-ewc", "dmt"])
 def test_client_method(name, home, run_here):
     run_id = run_here(
         tiny_config(learning__methods=[{"name": name}], strategy__aggregation={"name": "fedavg"})
@@ -127,6 +127,7 @@ def test_compression_saves_bytes_and_learns_on(compression, home, run_here):
         {"strategy__layer_selection": {"name": "selective", "blocks": 1}},
         {"strategy__aggregation": {"name": "fedsa"}},
         {"strategy__compression": [{"name": "topk", "density": 0.2}]},
+        {"learning__methods": [{"name": "dmt", "share": 0.2}]},
         {
             "learning__methods": [{"name": "ewc"}, {"name": "online-ewc"}],
             "strategy__aggregation": {"name": "ffa"},
