@@ -24,17 +24,18 @@ class ElasticWeights(ClientMethod):
     """L + (λ/2)·Σ_t Σᵢ F_{t,i}·(θᵢ − θ*_{t,i})², one F_t and θ*_t per past task; λ is ``weight``.
 
     F_t is the diagonal Fisher information of the client's examples of task t under its model at the
-    task's end, divided by its mean; θ*_t is the model the server sends it next.  Only what was
-    trained in the task's last round is guarded, on clients that took part in it.
+    task's end; θ*_t is the model the server sends it next.  Only what was trained in the task's
+    last round is guarded, on clients that took part in it.  A learnt task's F is small: the default
+    λ is the best power of ten for the digits with a linear head, and no rule for other models.
 
     Source: EWC, Kirkpatrick et al. 2017, arXiv 1612.00796, eq. 3; departs: F_k stays with client k
     instead of being summed by the server.  With one θ* for all,
     Σ p_k (λ/2) Σ F_k (θ − θ*)² = (λ/2) Σ F (θ − θ*)² with F = Σ p_k F_k: the mean of the clients'
-    objectives is pooled EWC, with the weights p_k of the round that pays the penalty and Fisher
-    information of every client's own model at its own scale.
+    objectives is pooled EWC, with the weights p_k of the round that pays the penalty and the Fisher
+    information of every client's own model.
     """
 
-    weight: Annotated[float, Ge(0)] = 1.0
+    weight: Annotated[float, Ge(0)] = 1e6
     examples: Annotated[int, Ge(1)] = 128
     fisher: FisherKind = "true"
 

@@ -49,12 +49,10 @@ def fisher_of(run: LocalRun, ids: ExampleIds, kind: FisherKind) -> dict[ParamKey
 def measured(run: LocalRun, count: int, kind: FisherKind) -> dict[ParamKey, Array]:
     """The Fisher information on at most ``count`` of the client's new examples, drawn evenly.
 
-    Divided by its mean over all values, so that one penalty weight serves models of any size.
+    It is not scaled to a mean of its own: the answers of a client that holds a single class hang on
+    nothing, and that is what its small values have to say in the mean over the clients.
     """
-    fisher = fisher_of(run, run.rng.permutation(run.new_ids)[:count], kind)
-    num_values = sum(value.size for value in fisher.values())
-    mean = sum(float(value.sum(dtype=np.float64)) for value in fisher.values()) / num_values
-    return {key: (value / mean if mean else value) for key, value in fisher.items()}
+    return fisher_of(run, run.rng.permutation(run.new_ids)[:count], kind)
 
 
 def penalty(

@@ -28,7 +28,7 @@ class OnlineElasticWeights(ClientMethod):
     Source: online EWC, Schwarz et al. 2018, arXiv 1805.06370, eq. 9; departs: as ``ewc`` does.
     """
 
-    weight: Annotated[float, Ge(0)] = 1.0
+    weight: Annotated[float, Ge(0)] = 1e6
     gamma: Annotated[float, Ge(0), Le(1)] = 0.95
     examples: Annotated[int, Ge(1)] = 128
     fisher: FisherKind = "true"
