@@ -68,7 +68,10 @@ def drift_of(sent: Tensors, trained: Tensors) -> dict[GroupName, dict[str, float
 
 
 def metrics_of(run: LocalRun, loss: float) -> dict[str, float]:
-    """What a training is booked with; no loss where no step was taken."""
+    """What a training is booked with; no loss where no step was taken.
+
+    ``accepted`` is the share of the task's examples the client answers in its own words.
+    """
     metrics = {
         "num_examples": float(len(run.new_ids)),
         "steps": float(run.work.steps),
@@ -76,6 +79,8 @@ def metrics_of(run: LocalRun, loss: float) -> dict[str, float]:
         "memory": float(len(run.state.memory.ids)),
         "step_memory_bytes": float(run.step_memory_bytes),
     }
+    if run.state.targets is not None:
+        metrics["accepted"] = len(run.state.targets.ids) / len(run.new_ids)
     return metrics | ({"loss": loss} if run.work.steps else {})
 
 

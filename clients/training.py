@@ -74,8 +74,11 @@ class LocalRun:
     used: set[int] = field(default_factory=set)  # new examples trained on so far
 
     def tensors_of(self, ids: ExampleIds) -> dict[str, Tensor]:
-        """The model's inputs for ``ids``, padded to the longest."""
-        return {name: torch.from_numpy(a) for name, a in self.dataset.train.collate(ids).items()}
+        """The model's inputs for ``ids``, padded to the longest, with chosen targets in place."""
+        split, targets = self.dataset.train, self.state.targets
+        answers = targets.of(ids) if targets else {}
+        arrays = split.collate_answered(ids, answers) if answers else split.collate(ids)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def remember(self) -> None:
         """Offer the memory what was trained on for the first time in this task, in id order."""

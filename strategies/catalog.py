@@ -122,6 +122,7 @@ CLIENT_METHODS: Final[dict[str, str]] = {
     "ewc": "clients.methods.ewc:ElasticWeights",
     "online-ewc": "clients.methods.online_ewc:OnlineElasticWeights",
     "dft": "clients.methods.dft:DynamicFinetuning",
+    "ssr": "clients.methods.ssr:SelectiveSelfTargets",
     "imprint": "clients.methods.imprint:Imprint",
     "hetlora": "clients.methods.hetlora:TailPenalty",
     "local-alt": "clients.methods.local_alt:LocalAlt",
