@@ -45,13 +45,14 @@ class Clock:
 def example_counts(assignment: Assignment, run: LocalRun) -> dict[GroupName, NDArray[np.int64]]:
     """Aggregation weights: all examples for shared groups, per class for the head's rows.
 
-    Replayed classes count with what the memory holds of them: those rows were trained too.
+    Replayed classes count with what the memory holds of them and what of it a method has settled
+    on: those rows were trained too.
     """
     total = np.array(len(run.new_ids), dtype=np.int64)
     counts = dict.fromkeys(assignment.groups, total)
     rows_are_classes = run.recipe.pooling != "model" and run.recipe.head != "simplex"
     if HEAD in counts and rows_are_classes:
-        held = np.concatenate([run.new_ids, run.state.memory.ids])
+        held = np.concatenate([run.new_ids, run.state.memory.ids, *run.state.chosen.values()])
         labels = run.dataset.train.labels[np.unique(held)]
         counts[HEAD] = np.bincount(labels, minlength=len(run.dataset.label_names)).astype(np.int64)
     return counts
@@ -68,7 +69,10 @@ def drift_of(sent: Tensors, trained: Tensors) -> dict[GroupName, dict[str, float
 
 
 def metrics_of(run: LocalRun, loss: float) -> dict[str, float]:
-    """What a training is booked with; no loss where no step was taken."""
+    """What a training is booked with; no loss where no step was taken.
+
+    ``accepted`` is the share of the task's examples the client answers in its own words.
+    """
     metrics = {
         "num_examples": float(len(run.new_ids)),
         "steps": float(run.work.steps),
@@ -76,6 +80,8 @@ def metrics_of(run: LocalRun, loss: float) -> dict[str, float]:
         "memory": float(len(run.state.memory.ids)),
         "step_memory_bytes": float(run.step_memory_bytes),
     }
+    if run.state.targets is not None:
+        metrics["accepted"] = len(run.state.targets.ids) / len(run.new_ids)
     return metrics | ({"loss": loss} if run.work.steps else {})
 
 

@@ -46,12 +46,43 @@ class Outputs:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Targets:
+    """What a causal LM is taught instead of an example's own completion.
+
+    ``ids`` (n,) of examples and their ``tokens`` (n, t), the end token included and −1 after it.
+    """
+
+    ids: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    tokens: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+
+    def of(self, ids: NDArray[np.int64]) -> dict[int, NDArray[np.int64]]:
+        """The tokens (t,) of those of ``ids`` that have any here."""
+        found = np.isin(self.ids, ids)
+        rows = zip(self.ids[found].tolist(), self.tokens[found], strict=True)
+        return {example: row[row >= 0] for example, row in rows}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importance:
+    """What moving a tensor costs: its values' ``fisher`` information and where they stood.
+
+    A tensor without an entry in ``anchors`` is free until it has one.
+    """
+
+    fisher: Tensors = field(default_factory=dict)
+    anchors: Tensors = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientState:
     """What a client carries from round to round.
 
     ``offered`` are the ids of the current task that the memory has been offered already.
-    ``outputs`` are answers of earlier models that a client method compares with, by its name.
+    ``outputs`` are answers of earlier models that a client method compares with, by its name;
+    ``importances`` what of the model mattered to past tasks, by a name the method chooses;
+    ``chosen`` ids of past examples a method has settled on for the current task, by its name;
+    ``targets`` what it is taught in this task instead of the reference, None without such a method.
     ``personal`` are parts of the model that are this client's own; ``residuals`` what compression
     has kept back so far, as factors (of B·A, not of the change) or dense tensors.
     """
@@ -60,6 +91,9 @@ class ClientState:
     task_index: int = -1
     offered: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     outputs: Mapping[str, Outputs] = field(default_factory=dict)
+    importances: Mapping[str, Importance] = field(default_factory=dict)
+    chosen: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    targets: Targets | None = None
     personal: Tensors = field(default_factory=dict)
     residuals: Tensors = field(default_factory=dict)
 
@@ -127,6 +161,12 @@ def _arrays(state: ClientState) -> dict[str, Array]:
     }
     for name, found in state.outputs.items():
         arrays[f"outputs/{name}/ids"], arrays[f"outputs/{name}/values"] = found.ids, found.values
+    if state.targets is not None:
+        arrays |= {"targets/ids": state.targets.ids, "targets/tokens": state.targets.tokens}
+    arrays |= {f"chosen/{name}": ids for name, ids in state.chosen.items()}
+    for name, kept in state.importances.items():
+        for part, tensors in (("fisher", kept.fisher), ("anchors", kept.anchors)):
+            arrays |= {f"importances/{name}/{part}/{k.text}": v for k, v in tensors.items()}
     for name in _TENSORS:
         arrays |= {f"{name}/{key.text}": value for key, value in getattr(state, name).items()}
     return arrays
@@ -145,13 +185,10 @@ def _read(path: Path) -> ClientState:
             losses=arrays["losses"],
         )
         tensors = {
-            name: {
-                ParamKey.parse(entry.removeprefix(f"{name}/")): arrays[entry]
-                for entry in arrays.files
-                if entry.startswith(f"{name}/")
-            }
+            name: {ParamKey.parse(key): value for key, value in _under(arrays, name).items()}
             for name in _TENSORS
         }
+        targets = _under(arrays, "targets")
         names = {entry.split("/")[1] for entry in arrays.files if entry.startswith("outputs/")}
         outputs = {
             name: Outputs(
@@ -164,5 +201,23 @@ def _read(path: Path) -> ClientState:
             task_index=task_index,
             offered=arrays["offered"],
             outputs=outputs,
+            importances=_importances(arrays),
+            chosen=_under(arrays, "chosen"),
+            targets=Targets(**targets) if targets else None,
             **tensors,
         )
+
+
+def _importances(arrays: Mapping[str, Array]) -> dict[str, Importance]:
+    parts = dict[str, dict[str, dict[ParamKey, Array]]]()
+    for entry, value in _under(arrays, "importances").items():
+        name, part, key = entry.split("/", 2)
+        found = parts.setdefault(name, {"fisher": {}, "anchors": {}})
+        found[part][ParamKey.parse(key)] = value
+    return {name: Importance(**tensors) for name, tensors in parts.items()}
+
+
+def _under(arrays: Mapping[str, Array], folder: str) -> dict[str, Array]:
+    """The entries whose names begin with ``folder/``, by what follows."""
+    start = f"{folder}/"
+    return {entry.removeprefix(start): arrays[entry] for entry in arrays if entry.startswith(start)}

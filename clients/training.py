@@ -16,7 +16,7 @@ from clients.memory import saved_for_backward
 from clients.model import AdaptedModel, losses_of
 from clients.recall import measured
 from clients.state_store import ClientState
-from strategies.protocols import ExampleIds, Offer, ReplayPolicy, Weighing
+from strategies.protocols import ExampleIds, Offer, ReplayMemory, ReplayPolicy, Weighing
 from strategies.recipe import ModelRecipe
 from strategies.rng import Rng
 from strategies.types import HEAD, GroupName, Optimization, ParamKey, Remembered, Tensors, Work
@@ -80,8 +80,11 @@ class LocalRun:
     used: set[int] = field(default_factory=set)  # new examples trained on so far
 
     def tensors_of(self, ids: ExampleIds) -> dict[str, Tensor]:
-        """The model's inputs for ``ids``, padded to the longest."""
-        return {name: torch.from_numpy(a) for name, a in self.dataset.train.collate(ids).items()}
+        """The model's inputs for ``ids``, padded to the longest, with chosen targets in place."""
+        split, targets = self.dataset.train, self.state.targets
+        answers = targets.of(ids) if targets else {}
+        arrays = split.collate_answered(ids, answers) if answers else split.collate(ids)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def remember(self) -> None:
         """Offer the memory what was trained on for the first time in this task, in id order."""
@@ -163,7 +166,7 @@ def _one_step(
     batch = Batch(draw, inputs, _logits(run, inputs, parameters))
     losses = losses_of(run.model, batch.logits, inputs, run.allowed)
     if len(draw.replayed) and isinstance(run.policy, Weighing):
-        losses = losses * _weights(draw, run.policy.weights(run.state.memory, draw.replayed))
+        losses = losses * _weights(run.policy, run.state.memory, draw)
     loss = losses.mean()
     for method in methods:
         loss = method.loss(run, batch, loss)
@@ -179,9 +182,12 @@ def _one_step(
     return loss.item()
 
 
-def _weights(draw: Draw, of_replayed: NDArray[np.float64]) -> Tensor:
-    """A factor for each example of a batch, (n,); 1 for new ones."""
-    return torch.from_numpy(np.concatenate([np.ones(len(draw.new)), of_replayed])).float()
+def _weights(policy: Weighing, memory: ReplayMemory, draw: Draw) -> Tensor:
+    """A factor for each example of a batch, (n,); 1 for what is not in the memory."""
+    factors = np.ones(len(draw.new) + len(draw.replayed))
+    held = len(draw.new) + np.flatnonzero(np.isin(draw.replayed, memory.ids))
+    factors[held] = policy.weights(memory, draw.replayed[held - len(draw.new)])
+    return torch.from_numpy(factors).float()
 
 
 def _logits(

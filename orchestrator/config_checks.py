@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from strategies.catalog import CLIENT_METHODS, REMEMBERING, nearest
+from strategies.catalog import CLIENT_METHODS, GAUGE_BOUND, REMEMBERING, nearest
 from strategies.errors import ConfigError, Fault
 from strategies.protocols import Personalizing
 
@@ -73,6 +73,19 @@ def _check_capabilities(config: RunConfig) -> list[Fault]:
                 "aggregation 'exact'",
             )
         )
+    if allocator.max_rank and not needs.keeps_gauge:
+        faults += [
+            Fault(
+                f"learning.methods.{index}.name",
+                repr(method.name),
+                "a method that does not compare single entries of LoRA factors, which "
+                f"strategy.aggregation = {merging!r} turns or draws anew every round",
+                "aggregation 'ffa' or 'fedavg', or rank 'dense'; docs/strategies.md lists which "
+                "aggregations keep the gauge",
+            )
+            for index, method in enumerate(config.learning.methods)
+            if method.name in GAUGE_BOUND
+        ]
     faults += [
         Fault(
             f"strategy.compression.{index}.name",

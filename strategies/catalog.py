@@ -155,18 +155,24 @@ COMPRESSORS: Final[dict[str, type[Compressor]]] = {
 CLIENT_METHODS: Final[dict[str, str]] = {
     "finetune": "clients.methods.finetune:Finetune",
     "er": "clients.methods.er:ExperienceReplay",
+    "dmt": "clients.methods.dmt:DualStageMixing",
     "derpp": "clients.methods.derpp:DarkExperienceReplay",
     "agem": "clients.methods.agem:AveragedGem",
     "lwf": "clients.methods.lwf:LearningWithoutForgetting",
     "prox": "clients.methods.prox:Prox",
+    "ewc": "clients.methods.ewc:ElasticWeights",
+    "online-ewc": "clients.methods.online_ewc:OnlineElasticWeights",
     "dft": "clients.methods.dft:DynamicFinetuning",
     "olora": "clients.methods.olora:OrthogonalLora",
+    "ssr": "clients.methods.ssr:SelectiveSelfTargets",
     "imprint": "clients.methods.imprint:Imprint",
     "hetlora": "clients.methods.hetlora:TailPenalty",
     "local-alt": "clients.methods.local_alt:LocalAlt",
 }
-REMEMBERING: Final = frozenset({"er", "derpp", "agem"})
+REMEMBERING: Final = frozenset({"er", "derpp", "agem", "dmt"})
 """Client methods that fill the memory."""
+GAUGE_BOUND: Final = frozenset({"ewc", "online-ewc"})
+"""Client methods that compare single entries of factors over rounds."""
 KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "layer-selection": LAYER_SELECTORS,
     "rank": RANK_ALLOCATORS,

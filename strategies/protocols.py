@@ -236,12 +236,15 @@ class Capabilities:
     ``needs_individual_updates``: more than weighted sums, which rules out secure aggregation.
     ``changes_base``: what was merged goes into a frozen part that grows, and local training starts
     from fresh or averaged factors.
+    ``keeps_gauge``: entry (i, j) of a factor means the same after a merge as before; an SVD turns
+    the factors and a fresh start forgets them.
     """
 
     exact: bool
     needs_equal_rank: bool
     needs_individual_updates: bool
     changes_base: bool = False
+    keeps_gauge: bool = False
 
 
 class Aggregator(Protocol):

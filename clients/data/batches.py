@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,6 +93,19 @@ class CompletionInputs:
             "labels": np.where(real & answered, values, IGNORED),
         }
 
+    def collate_answered(self, ids: Longs, answers: Mapping[int, Longs]) -> Batch:
+        tokens = self.tokens
+        rows = [(tokens.prompt(i), answers.get(i, tokens.completion(i))) for i in ids.tolist()]
+        lengths = [len(prompt) + len(answer) for prompt, answer in rows]
+        answered = Tokens(
+            flat=np.concatenate([part for row in rows for part in row]).astype(np.int32),
+            offsets=np.cumsum([0, *lengths], dtype=np.int64),
+            types=None,
+            prompt_lengths=tokens.prompt_lengths[ids],
+            num_truncated=0,
+        )
+        return replace(self, tokens=answered).collate(np.arange(len(ids)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Encoded:
@@ -134,10 +147,21 @@ class Encoded:
         ]
         return float(np.mean(sizes)) if sizes else 0.0
 
+    def collate_answered(self, ids: Longs, answers: Mapping[int, Longs]) -> Batch:
+        """As ``collate``, with ``answers`` in place of the completions of the examples they name.
+
+        An answer (t,) ends with the end token, as a completion does.
+        """
+        return self._completions().collate_answered(ids, answers)
+
     def bucketed(self, ids: Longs, batch_size: int) -> list[Longs]:
         """``ids`` in batches of similar length, shortest first, so that little is padded."""
         ordered = ids[np.lexsort((ids, self.lengths[ids]))]
         return [ordered[at : at + batch_size] for at in range(0, len(ordered), batch_size)]
+
+    def prompt_lengths(self, ids: Longs) -> Longs:
+        """Tokens of each prompt, (n,)."""
+        return self._completions().tokens.prompt_lengths[ids]
 
     def prompt(self, ids: Longs) -> Batch:
         """``input_ids`` and ``attention_mask`` of the prompts alone, padded at the left."""

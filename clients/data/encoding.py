@@ -60,6 +60,10 @@ class Tokens:
         values = self.flat[np.where(real, ends[:, None] + columns, 0)].astype(np.int64)
         return np.where(real, values, fill), real
 
+    def prompt(self, index: int) -> Ints:
+        """Tokens before the completion, (t,)."""
+        return self.flat[self.offsets[index] :][: self.prompt_lengths[index]]
+
     def completion(self, index: int) -> Ints:
         """Tokens after the prompt, (t,)."""
         return self.flat[self.offsets[index] + self.prompt_lengths[index] : self.offsets[index + 1]]

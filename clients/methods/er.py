@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from clients.methods.base import ClientMethod
 from clients.recall import recalled
 from clients.training import Draw
@@ -30,7 +32,8 @@ class ExperienceReplay(ClientMethod):
         wanted = round(run.work.replay.share * len(draw.new))
         replayed = recalled(run, draw.new[: len(draw.new) - wanted], wanted)
         run.num_replayed += len(replayed)
-        return Draw(draw.new[: len(draw.new) - len(replayed)], replayed)
+        kept = draw.new[: len(draw.new) - len(replayed)]
+        return Draw(kept, np.concatenate([draw.replayed, replayed]))
 
     def after_local(self, run: LocalRun) -> None:
         run.remember()

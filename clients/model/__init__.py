@@ -8,6 +8,7 @@ from clients.model.losses import (
     completion_losses,
     example_losses,
     generate,
+    generated,
     losses_of,
     masked_cross_entropy,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "completion_losses",
     "example_losses",
     "generate",
+    "generated",
     "load_base",
     "load_merged",
     "losses_of",

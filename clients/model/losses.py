@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -52,16 +53,21 @@ def losses_of(
 
 
 @torch.no_grad()
-def generate(model: AdaptedModel, examples: Encoded, ids: ExampleIds) -> list[str]:
-    """Greedy completions of the examples' prompts, as text."""
+def generated(model: AdaptedModel, examples: Encoded, ids: ExampleIds) -> NDArray[np.int64]:
+    """Greedy completions of the examples' prompts as tokens (n, t), at most ``max_new_tokens``."""
     prompts = {name: torch.from_numpy(array) for name, array in examples.prompt(ids).items()}
     width = prompts["input_ids"].shape[1]
     tokenizer = examples.tokenizer
-    generated = model.module.generate(  # type: ignore[operator]  # transformers' mixin
+    tokens = model.module.generate(  # type: ignore[operator]  # transformers' mixin
         **prompts,
         max_new_tokens=model.base.recipe.max_new_tokens,
         do_sample=False,
         pad_token_id=tokenizer.pad_id,
         eos_token_id=tokenizer.eos_id,
     )
-    return examples.decode(np.asarray(generated[:, width:]))
+    return np.asarray(tokens[:, width:])
+
+
+def generate(model: AdaptedModel, examples: Encoded, ids: ExampleIds) -> list[str]:
+    """Greedy completions of the examples' prompts, as text."""
+    return examples.decode(generated(model, examples, ids))

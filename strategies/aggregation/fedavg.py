@@ -21,7 +21,7 @@ class FedAvg:
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        exact=False, needs_equal_rank=True, needs_individual_updates=False
+        exact=False, needs_equal_rank=True, needs_individual_updates=False, keeps_gauge=True
     )
 
     def aggregate(

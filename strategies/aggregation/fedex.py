@@ -30,7 +30,11 @@ class FedEx:
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        exact=True, needs_equal_rank=True, needs_individual_updates=True, changes_base=True
+        exact=True,
+        needs_equal_rank=True,
+        needs_individual_updates=True,
+        changes_base=True,
+        keeps_gauge=True,
     )
 
     def aggregate(

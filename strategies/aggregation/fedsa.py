@@ -25,7 +25,7 @@ class ShareA:
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        exact=False, needs_equal_rank=False, needs_individual_updates=False
+        exact=False, needs_equal_rank=False, needs_individual_updates=False, keeps_gauge=True
     )
 
     def kept(self, view: RoundView) -> Mapping[ClientId, Mapping[GroupName, tuple[str, ...]]]:

@@ -28,7 +28,7 @@ class HetLora:
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        exact=False, needs_equal_rank=False, needs_individual_updates=True
+        exact=False, needs_equal_rank=False, needs_individual_updates=True, keeps_gauge=True
     )
 
     def aggregate(

@@ -22,7 +22,7 @@ class Alternate:
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
-        exact=True, needs_equal_rank=False, needs_individual_updates=False
+        exact=True, needs_equal_rank=False, needs_individual_updates=False, keeps_gauge=True
     )
 
     def trained_factors(self, rounds_before: int) -> tuple[bool, bool]:

@@ -68,7 +68,7 @@ def test_every_strategy_has_a_row_in_the_docs(kind):
 
 
 def test_the_docs_say_what_aggregators_can_do():
-    table = {row[0].strip("`"): row[1:5] for row in _rows_of_the_docs() if row[1] in _FLAGS}
+    table = {row[0].strip("`"): row[1:6] for row in _rows_of_the_docs() if row[1] in _FLAGS}
     assert table.keys() == AGGREGATORS.keys()
     for name, aggregator in AGGREGATORS.items():
         can = aggregator.capabilities
@@ -77,6 +77,7 @@ def test_the_docs_say_what_aggregators_can_do():
             not can.needs_equal_rank,
             not can.needs_individual_updates,
             can.changes_base,
+            can.keeps_gauge,
         )
         assert table[name] == ["yes" if fact else "no" for fact in facts], name
 

@@ -11,12 +11,13 @@ from clients.model import load_base
 from tests.conftest import REPOSITORY, tiny_config
 
 
-def test_a_language_model_learns_instructions_offline(home, run_here, tmp_path, monkeypatch):
+def instructions(folder, monkeypatch, *methods):
+    """A tiny language model on three kinds of instructions, one round each."""
     script = str(REPOSITORY / "examples" / "make_instructions.py")
-    arguments = [script, "--to", str(tmp_path), "--train", "40", "--test", "12"]
+    arguments = [script, "--to", str(folder), "--train", "40", "--test", "12"]
     monkeypatch.setattr(sys, "argv", arguments)
     runpy.run_path(script, run_name="__main__")
-    config = tiny_config(
+    return tiny_config(
         model={
             "task": "causal-lm",
             "name": "from-config",
@@ -35,17 +36,22 @@ def test_a_language_model_learns_instructions_offline(home, run_here, tmp_path, 
         },
         data={
             "source": "jsonl",
-            "train": str(tmp_path / "train.jsonl"),
-            "test": str(tmp_path / "test.jsonl"),
+            "train": str(folder / "train.jsonl"),
+            "test": str(folder / "test.jsonl"),
         },
         stream={"kind": "domain-incremental", "task_column": "task"},
         partition={"kind": "iid"},
         learning__rounds_per_task=1,
+        learning__methods=[{"name": name} for name in methods],
         strategy__layer_selection={
             "name": "all",
             "kinds": ["linear", "norm", "embedding", "other"],
         },
     )
+
+
+def test_a_language_model_learns_instructions_offline(home, run_here, tmp_path, monkeypatch):
+    config = instructions(tmp_path, monkeypatch, "er")
     run_id = run_here(config)
     store = home.store()
     record, rounds = store.get_run(run_id), store.rounds(run_id)
@@ -57,3 +63,13 @@ def test_a_language_model_learns_instructions_offline(home, run_here, tmp_path, 
     assert losses[-1] < losses[0]
     model = PeftModel.from_pretrained(load_base(record.adapter_path), record.adapter_path)
     assert model.peft_config["default"].r == 2
+
+
+def test_clients_are_taught_what_they_would_answer_themselves(
+    home, run_here, tmp_path, monkeypatch
+):
+    run_id = run_here(instructions(tmp_path, monkeypatch, "ssr", "dmt", "dft"))
+    rounds = [record for record in home.store().rounds(run_id) if record.kind == "train"]
+    shares = [reply.metrics["accepted"] for record in rounds for reply in record.replies]
+    assert len(shares) == 9
+    assert all(0 <= share <= 1 for share in shares)

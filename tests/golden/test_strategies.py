@@ -213,6 +213,17 @@ def test_merging_goes_with_other_aggregations(name, aggregation, home, run_here)
     )
 
 
+@pytest.mark.parametrize("name", ["ewc", "online-ewc", "dmt"])
+def test_client_method(name, home, run_here):
+    run_id = run_here(
+        tiny_config(learning__methods=[{"name": name}], strategy__aggregation={"name": "fedavg"})
+    )
+    replies = [reply for record in training(home, run_id) for reply in record.replies]
+    assert all(reply.status == "ok" and np.isfinite(reply.metrics["loss"]) for reply in replies)
+    shown = show(home.store().get_run(run_id), home.store().rounds(run_id), [])
+    assert shown["acc"] > 0.05
+
+
 @pytest.mark.parametrize("ranks", UNEQUAL)
 @pytest.mark.parametrize("merging", ["exact", "partition"])
 def test_unequal_ranks_merge(ranks, merging, home, run_here):
@@ -270,6 +281,11 @@ def test_compression_saves_bytes_and_learns_on(compression, home, run_here):
             "strategy__head": {"name": "analytic"},
             "model__head": "random-features",
             "model__random_features": 200,
+        },
+        {"learning__methods": [{"name": "dmt", "share": 0.2}]},
+        {
+            "learning__methods": [{"name": "ewc"}, {"name": "online-ewc"}],
+            "strategy__aggregation": {"name": "ffa"},
         },
         {
             "strategy__rank": {"name": "spectral", "rank": 4},

@@ -111,6 +111,16 @@ def test_a_spectrum_needs_an_aggregation_that_keeps_one(run_file):
     assert "'spectral'" in faults["strategy.aggregation.name"]
 
 
+def test_a_penalty_on_factors_needs_an_aggregation_that_keeps_their_gauge(run_file):
+    methods = 'learning.methods=[{name="er"}, {name="online-ewc"}]'
+    text = faults_of(run_file, methods)["learning.methods.1.name"]
+    assert "'online-ewc'" in text
+    assert "'exact'" in text
+    assert "'ffa'" in text
+    assert load_config(run_file, [methods, "strategy.aggregation.name=ffa"])
+    assert load_config(run_file, [methods, "strategy.rank.name=dense"])
+
+
 def test_only_the_first_compressor_may_change_the_shape(run_file):
     chain = 'strategy.compression=[{name="int8"}, {name="topk"}]'
     assert "first" in faults_of(run_file, chain)["strategy.compression.1.name"]
