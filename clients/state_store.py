@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.flips import Answered
 from strategies.errors import DataError
 from strategies.protocols import ReplayMemory
 from strategies.types import Array, ClientId, ParamKey, Tensors
@@ -53,7 +54,8 @@ class ClientState:
     ``offered`` are the ids of the current task that the memory has been offered already.
     ``outputs`` are answers of earlier models that a client method compares with, by its name.
     ``personal`` are parts of the model that are this client's own; ``residuals`` what compression
-    has kept back so far, as factors (of B·A, not of the change) or dense tensors.
+    has kept back so far, as factors (of B·A, not of the change) or dense tensors.  ``answered`` are
+    the held-out examples it got right, by the step of the evaluation.
     """
 
     memory: ReplayMemory
@@ -62,6 +64,7 @@ class ClientState:
     outputs: Mapping[str, Outputs] = field(default_factory=dict)
     personal: Tensors = field(default_factory=dict)
     residuals: Tensors = field(default_factory=dict)
+    answered: Mapping[int, Answered] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,9 @@ def _arrays(state: ClientState) -> dict[str, Array]:
     }
     for name, found in state.outputs.items():
         arrays[f"outputs/{name}/ids"], arrays[f"outputs/{name}/values"] = found.ids, found.values
+    for step, answered in state.answered.items():
+        arrays[f"answered/{step}/ids"] = answered.ids
+        arrays[f"answered/{step}/right"] = answered.right
     for name in _TENSORS:
         arrays |= {f"{name}/{key.text}": value for key, value in getattr(state, name).items()}
     return arrays
@@ -157,10 +163,18 @@ def _read(path: Path) -> ClientState:
             )
             for name in names
         }
+        steps = {int(e.split("/")[1]) for e in arrays.files if e.startswith("answered/")}
+        answered = {
+            step: Answered(
+                ids=arrays[f"answered/{step}/ids"], right=arrays[f"answered/{step}/right"]
+            )
+            for step in sorted(steps)
+        }
         return ClientState(
             memory=memory,
             task_index=task_index,
             offered=arrays["offered"],
             outputs=outputs,
+            answered=answered,
             **tensors,
         )

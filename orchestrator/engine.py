@@ -14,6 +14,7 @@ from orchestrator.fleet import Fleet
 from orchestrator.planner import Plan, plan_step
 from orchestrator.progress import Progress
 from orchestrator.publish import Publisher
+from orchestrator.releases import last_release
 from orchestrator.rounds import Outcome, close_step
 from orchestrator.schedule import schedule
 from orchestrator.simulated import on_simulated_links
@@ -74,11 +75,15 @@ class Engine:
             folder=self.folder / "adapters",
         )
         fleet = Fleet.of(self.store.rounds(self.run_id)[: state.step_index])
-        while plan := plan_step(self.run_id, self.config, federation, state, fleet):
+        release = last_release(self.store.rounds(self.run_id))
+        while plan := plan_step(
+            self.run_id, self.config, federation, state, fleet, release=release
+        ):
             progress.planned(plan)
             state = self._exchange(federation, state, plan, fleet, progress)
             if plan.step.kind == "evaluate":
                 self._after_task(publisher, state, plan, progress)
+                release = last_release(self.store.rounds(self.run_id))
 
     def _gather(self, progress: Progress) -> Federation:
         progress.show(phase="gathering clients")
@@ -176,6 +181,7 @@ def _record(
         seconds=seconds,
         metrics=outcome.metrics,
         truncation={str(name): error for name, error in outcome.truncation.items()},
+        drift={str(name): moved for name, moved in outcome.drift.items()},
         replies=outcome.replies,
         scores=outcome.scores,
         events=(*notes, *failures),
