@@ -11,10 +11,10 @@ from orchestrator.checkpoint import dump_state, restore
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation, initial_state
 from orchestrator.fleet import Fleet
+from orchestrator.gate import Gate
 from orchestrator.planner import Plan, plan_step
 from orchestrator.progress import Progress
 from orchestrator.publish import Publisher
-from orchestrator.releases import last_release
 from orchestrator.rounds import Outcome, close_step
 from orchestrator.schedule import schedule
 from orchestrator.simulated import on_simulated_links
@@ -68,22 +68,33 @@ class Engine:
             num_steps=len(schedule(self.config, num_tasks)),
             num_tasks=num_tasks,
         )
-        publisher = Publisher(
-            config=self.config,
-            federation=federation,
-            transport=self.transport,
-            folder=self.folder / "adapters",
-        )
+        gate = self._gate(federation)
+        gate.catch_up(state)
         fleet = Fleet.of(self.store.rounds(self.run_id)[: state.step_index])
-        release = last_release(self.store.rounds(self.run_id))
+        release = gate.release()
         while plan := plan_step(
             self.run_id, self.config, federation, state, fleet, release=release
         ):
             progress.planned(plan)
             state = self._exchange(federation, state, plan, fleet, progress)
             if plan.step.kind == "evaluate":
-                self._after_task(publisher, state, plan, progress)
-                release = last_release(self.store.rounds(self.run_id))
+                progress.measured(self.store.rounds(self.run_id))
+                gate.settle(state)
+                release = gate.release()
+
+    def _gate(self, federation: Federation) -> Gate:
+        return Gate(
+            run_id=self.run_id,
+            store=self.store,
+            require=self.config.publish.require,
+            task_names=[task.name for task in federation.tasks],
+            publisher=Publisher(
+                config=self.config,
+                federation=federation,
+                transport=self.transport,
+                folder=self.folder,
+            ),
+        )
 
     def _gather(self, progress: Progress) -> Federation:
         progress.show(phase="gathering clients")
@@ -127,19 +138,6 @@ class Engine:
         fleet.observe(record)
         progress.committed(record)
         return outcome.state
-
-    def _after_task(
-        self, publisher: Publisher, state: GlobalState, plan: Plan, progress: Progress
-    ) -> None:
-        """A row of the accuracy matrix is complete; after a task its adapter is published too."""
-        progress.measured(self.store.rounds(self.run_id))
-        task_index = plan.step.task_index
-        if task_index < 0:
-            return
-        path = str(publisher.publish(task_index, state))
-        self.store.set_adapter_path(self.run_id, path)
-        message = f"adapter after task {task_index}"
-        self.store.append_event(self.run_id, "published", message, {"path": path})
 
     def _finish(self, progress: Progress, status: RunStatus, reason: str) -> RunStatus:
         progress.close()

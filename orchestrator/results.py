@@ -111,6 +111,37 @@ class Spread(TypedDict):
     worst_decile: float | None
 
 
+class FlipCounts(TypedDict):
+    """Of the examples compared, those that went from right to wrong, and from wrong to right."""
+
+    num_lost: int
+    num_gained: int
+    num_compared: int
+    negative_flip_rate: float | None
+    positive_flip_rate: float | None
+
+
+class TaskFlips(FlipCounts):
+    """On one task."""
+
+    task: int
+
+
+class ShownRelease(FlipCounts):
+    """What became of the state after a task; the counts are over the tasks learnt before.
+
+    ``compared_with`` is the task of the last published state, ``flips`` the counts per task.
+    """
+
+    task: int
+    step: int
+    published: bool
+    reasons: list[str]
+    path: str | None
+    compared_with: int | None
+    flips: list[TaskFlips]
+
+
 class ShownEvent(TypedDict):
     """Something that happened to a run."""
 
@@ -149,6 +180,7 @@ class Show(Metrics):
     bytes_down: int
     rounds: list[ShownRound]
     clients: list[ShownClient]
+    releases: list[ShownRelease]
     events: list[ShownEvent]
     adapter_path: str | None
     report_path: str | None

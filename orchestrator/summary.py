@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from orchestrator.config import Requirements
 from orchestrator.metrics import METRICS, AccuracyMatrix, by_client, worst_decile
+from orchestrator.releases import described, verdicts
 from orchestrator.results import (
     ComparedResult,
     ComparedRun,
@@ -52,6 +54,7 @@ def show(
             "bytes_up": _sum(rounds, "bytes_up"),
             "bytes_down": _sum(rounds, "bytes_down"),
             "rounds": [_round(record) for record in rounds],
+            "releases": _releases(run, rounds, events),
             "events": [_event(event) for event in events],
             "adapter_path": run.adapter_path,
             "report_path": report_path,
@@ -225,6 +228,15 @@ def _client(client_id: str, replies: Sequence[ReplyRecord], own: AccuracyMatrix 
         "peak_memory_bytes": max(reply.peak_memory_bytes for reply in replies),
         "ranks": dict(trained[-1].ranks) if trained else {},
     }
+
+
+def _releases(
+    run: RunRecord, rounds: Sequence[RoundRecord], events: Sequence[EventRecord]
+) -> list[Json]:
+    """Judged anew from the scores, by what the run file asks for."""
+    require = Requirements.model_validate(run.config.get("publish", {}).get("require", {}))
+    found = verdicts(rounds, require, run.task_names)
+    return described(rounds, found, events, len(run.task_names))
 
 
 def _event(event: EventRecord) -> Json:

@@ -60,6 +60,7 @@ def print_outcome(shown: Shown, *, log_path: Path) -> None:
         out.print(f"log      {log_path}", highlight=False, soft_wrap=True)
     if shown["status"] == "interrupted":
         out.print(f"continue perennial resume {shown['run_id']}", highlight=False)
+    _print_withheld(out, shown)
     for label, key in (("adapter ", "adapter_path"), ("report  ", "report_path")):
         if shown[key]:
             out.print(f"{label} {shown[key]}", highlight=False, soft_wrap=True)
@@ -72,6 +73,7 @@ def print_run(out: Console, shown: Shown) -> None:
         out.print("accuracy on each task, after learning each task", highlight=False)
         out.print(_matrix(shown))
         out.print(_headline(shown))
+    _print_withheld(out, shown)
     table = Table("client", "examples", "up", "down", "seconds", "failures", box=None)
     for client in shown["clients"]:
         table.add_row(
@@ -85,6 +87,20 @@ def print_run(out: Console, shown: Shown) -> None:
     out.print(table)
     for event in shown["events"]:
         out.print(f"{event['at']}  {event['kind']}: {escape(event['message'])}", highlight=False)
+
+
+def _print_withheld(out: Console, shown: Shown) -> None:
+    """Which states did not become the adapter, and why."""
+    withheld = [release for release in shown["releases"] if not release["published"]]
+    for release in withheld:
+        name = escape(shown["tasks"][release["task"]])
+        out.print(f"[yellow]withheld[/] after task {release['task']} {name}", highlight=False)
+        for reason in release["reasons"]:
+            out.print(f"         {escape(reason)}", highlight=False, soft_wrap=True)
+        if release["path"]:
+            out.print(f"         kept at {release['path']}", highlight=False, soft_wrap=True)
+    if withheld and not shown["adapter_path"]:
+        out.print("no state met publish.require, so there is no adapter", highlight=False)
 
 
 def print_runs(out: Console, listing: Shown) -> None:

@@ -76,6 +76,7 @@ def _environment() -> Environment:
         breakable=writing.breakable,
         number=writing.number,
         error=writing.error,
+        percent=writing.percent,
         size=writing.size,
         seconds=writing.duration,
         setting=writing.setting,
