@@ -70,6 +70,7 @@ class LocalRun:
     step: int = 0
     received: Mapping[ParamKey, Tensor] = field(default_factory=dict)
     num_replayed: int = 0
+    num_new: int = 0  # new examples that steps were taken on, counted each time
     step_memory_bytes: int = 0  # activations, gradients and moments of the first step
     used: set[int] = field(default_factory=set)  # new examples trained on so far
 
@@ -153,6 +154,7 @@ def _one_step(
     optimizer.step()
     for method in methods:
         method.after_step(run)
+    run.num_new += len(draw.new)
     run.used.update(draw.new.tolist())
     return loss.item()
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from orchestrator.config import Requirements
+from orchestrator.forgetting import explained
 from orchestrator.metrics import METRICS, AccuracyMatrix, by_client, worst_decile
 from orchestrator.releases import described, verdicts
 from orchestrator.results import (
@@ -134,19 +135,27 @@ def _scores(rounds: Sequence[RoundRecord], num_tasks: int) -> Json:
     scores = [score for record in rounds for score in record.scores]
     matrix, own = AccuracyMatrix.of(scores, num_tasks), by_client(scores, num_tasks)
     accs = [each.acc() for each in own.values()]
-    measured = [value for value in accs if math.isfinite(value)]
+    losses = [each.forgetting() for each in own.values()]
     return {
         "tasks_learnt": matrix.num_learnt,
         "accuracy_matrix": matrix.values.tolist(),
         "average_accuracy": matrix.average_accuracy().tolist(),
         **{name: metric(matrix) for name, metric in METRICS.items()},
         "forgetting_per_task": matrix.forgetting_per_task().tolist(),
-        "acc_over_clients": {
-            "mean": sum(measured) / len(measured) if measured else None,
-            "worst_decile": worst_decile(accs),
+        "acc_over_clients": {"mean": _mean(accs), "worst_decile": worst_decile(accs)},
+        "forgetting_over_clients": {
+            "mean": _mean(losses),
+            "worst_decile": -worst_decile([-lost for lost in losses]),
         },
+        "forgetting_explained": explained(rounds, num_tasks),
         "clients": _clients(rounds, own),
     }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """Of what was measured."""
+    measured = [value for value in values if math.isfinite(value)]
+    return sum(measured) / len(measured) if measured else None
 
 
 def _round(record: RoundRecord) -> Json:
@@ -165,6 +174,7 @@ def _round(record: RoundRecord) -> Json:
         "clients_ok": len(record.replies) - failed,
         "clients_failed": failed,
         "truncation_max": max(record.truncation.values(), default=None),
+        "drift": dict(record.drift),
         "replayed": sum(reply.metrics.get("replayed", 0.0) for reply in record.replies),
         "accuracy": _mid_task_accuracy(record),
         "replies": [_reply(reply) for reply in record.replies],

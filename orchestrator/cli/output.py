@@ -17,6 +17,8 @@ from rich.table import Table
 
 from orchestrator.cli.live import clock, size
 from orchestrator.doctor import Finding
+from orchestrator.report.forgetting import explain
+from orchestrator.results import Show
 from strategies.catalog import KINDS, parameters_of
 
 Shown = Mapping[str, Any]
@@ -66,19 +68,24 @@ def print_outcome(shown: Shown, *, log_path: Path) -> None:
             out.print(f"{label} {shown[key]}", highlight=False, soft_wrap=True)
 
 
-def print_run(out: Console, shown: Shown) -> None:
+def print_run(out: Console, shown: Show) -> None:
     """``perennial show``."""
     out.print(f"[bold]{escape(shown['name'])}[/] {shown['run_id']} · {shown['status']}")
     if shown["accuracy_matrix"] and shown["tasks"]:
         out.print("accuracy on each task, after learning each task", highlight=False)
         out.print(_matrix(shown))
         out.print(_headline(shown))
+    for sentence in explain(shown):
+        out.print(escape(sentence), highlight=False, soft_wrap=True)
     _print_withheld(out, shown)
-    table = Table("client", "examples", "up", "down", "seconds", "failures", box=None)
+    columns = ("client", "examples", "ACC", "forgetting", "up", "down", "seconds", "failures")
+    table = Table(*columns, box=None)
     for client in shown["clients"]:
         table.add_row(
             client["client_id"],
             str(client["num_examples"]),
+            number(client["acc"]),
+            number(client["forgetting"]),
             size(client["bytes_up"]),
             size(client["bytes_down"]),
             f"{client['seconds']:.1f}",
