@@ -77,6 +77,7 @@ def metrics_of(run: LocalRun, loss: float) -> dict[str, float]:
         "num_examples": float(len(run.new_ids)),
         "steps": float(run.work.steps),
         "replayed": float(run.num_replayed),
+        "new": float(run.num_new),
         "memory": float(len(run.state.memory.ids)),
         "step_memory_bytes": float(run.step_memory_bytes),
     }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from clients.data import classes_of
+from clients.flips import Answered, Flips, flips
 from clients.model import AdaptedModel, completion_losses, generate, masked_cross_entropy
 from strategies.protocols import ExampleIds
 from strategies.recipe import SharedRecipe
@@ -22,11 +23,24 @@ if TYPE_CHECKING:
 BATCH_SIZE: Final = 64
 
 
+class Evaluated(NamedTuple):
+    """The sums that leave the client, and the answers behind them, which do not."""
+
+    scores: tuple[Score, ...]
+    answered: Answered
+
+
 @torch.no_grad()
 def evaluate(
-    model: AdaptedModel, dataset: Dataset, shard: Shard, plan: Evaluation, recipe: SharedRecipe
-) -> tuple[Score, ...]:
-    """One score per task with held-out examples.
+    model: AdaptedModel,
+    dataset: Dataset,
+    shard: Shard,
+    plan: Evaluation,
+    recipe: SharedRecipe,
+    *,
+    release: Answered | None = None,
+) -> Evaluated:
+    """One score per task with held-out examples, compared with the answers of ``release``.
 
     Classes of tasks not learnt yet are no answers.  A task none of whose classes is an answer is
     scored 0 correct without looking: it could not be otherwise.
@@ -35,18 +49,30 @@ def evaluate(
     ids = {task: _sample(shard.test_ids(task), plan, recipe.seed, task) for task in plan.tasks}
     ids = {task: chosen for task, chosen in ids.items() if len(chosen)}
     if recipe.model.task == "causal-lm":
-        return tuple(_generated(model, dataset, task, chosen) for task, chosen in ids.items())
-    allowed = {task: _answers(dataset, plan, recipe, task) for task in ids}
-    hopeless = {t for t in ids if not allowed[t][classes_of(dataset.tasks, [t])].any()}
-    looked_at = np.concatenate(
-        [np.zeros(0, dtype=np.int64), *(ids[t] for t in ids if t not in hopeless)]
+        marks = {task: _generated(model, dataset, chosen) for task, chosen in ids.items()}
+    else:
+        marks = _classified(model, dataset, ids, plan, recipe)
+    scores = tuple(_score(task, *mark, release) for task, mark in marks.items())
+    everything = [answered for answered, _ in marks.values()]
+    return Evaluated(
+        scores,
+        Answered(
+            ids=np.concatenate([np.zeros(0, dtype=np.int64), *(a.ids for a in everything)]),
+            right=np.concatenate([np.zeros(0, dtype=np.bool_), *(a.right for a in everything)]),
+        ),
     )
-    correct, losses = _classified(model, dataset, looked_at, allowed)
-    return tuple(
-        Score(task_index=task, num_examples=len(chosen), num_correct=0, loss_sum=np.nan)
-        if task in hopeless
-        else _score(task, chosen, correct, losses)
-        for task, chosen in ids.items()
+
+
+def _score(task: int, now: Answered, loss_sum: float, release: Answered | None) -> Score:
+    flipped = flips(release, now) if release else Flips(0, 0, 0)
+    return Score(
+        task_index=task,
+        num_examples=len(now.ids),
+        num_correct=int(now.right.sum()),
+        loss_sum=loss_sum,
+        num_lost=flipped.lost,
+        num_gained=flipped.gained,
+        num_compared=flipped.compared,
     )
 
 
@@ -69,8 +95,37 @@ def _answers(
 
 
 def _classified(
+    model: AdaptedModel,
+    dataset: Dataset,
+    ids: dict[int, ExampleIds],
+    plan: Evaluation,
+    recipe: SharedRecipe,
+) -> dict[int, tuple[Answered, float]]:
+    """Per task, which of its examples are right, and the sum of their losses."""
+    allowed = {task: _answers(dataset, plan, recipe, task) for task in ids}
+    hopeless = {t for t in ids if not allowed[t][classes_of(dataset.tasks, [t])].any()}
+    looked_at = np.concatenate(
+        [np.zeros(0, dtype=np.int64), *(ids[t] for t in ids if t not in hopeless)]
+    )
+    right, losses = _looked_at(model, dataset, looked_at, allowed)
+    return {
+        task: (
+            Answered(ids=chosen, right=np.zeros(len(chosen), dtype=np.bool_)),
+            np.nan,
+        )
+        if task in hopeless
+        else (
+            Answered(ids=chosen, right=np.array([right[each] for each in chosen.tolist()])),
+            sum(losses[each] for each in chosen.tolist()),
+        )
+        for task, chosen in ids.items()
+    }
+
+
+def _looked_at(
     model: AdaptedModel, dataset: Dataset, ids: ExampleIds, allowed: dict[int, NDArray[np.bool_]]
 ) -> tuple[dict[int, bool], dict[int, float]]:
+    """By example, whether it is right, and its loss."""
     correct, losses = dict[int, bool](), dict[int, float]()
     test = dataset.test
     for chunk in test.bucketed(ids, BATCH_SIZE):
@@ -85,22 +140,14 @@ def _classified(
     return correct, losses
 
 
-def _score(task: int, ids: ExampleIds, correct: dict[int, bool], losses: dict[int, float]) -> Score:
-    return Score(
-        task_index=task,
-        num_examples=len(ids),
-        num_correct=sum(correct[example] for example in ids.tolist()),
-        loss_sum=sum(losses[example] for example in ids.tolist()),
-    )
-
-
-def _generated(model: AdaptedModel, dataset: Dataset, task: int, ids: ExampleIds) -> Score:
+def _generated(model: AdaptedModel, dataset: Dataset, ids: ExampleIds) -> tuple[Answered, float]:
     """Exact match of greedily generated completions, and the completion loss."""
-    test, num_correct, loss_sum = dataset.test, 0, 0.0
+    test, right, loss_sum = dataset.test, dict[int, bool](), 0.0
     for chunk in test.bucketed(ids, BATCH_SIZE):
         inputs = {name: torch.from_numpy(array) for name, array in test.collate(chunk).items()}
         loss_sum += float(completion_losses(model.logits(inputs), inputs["labels"]).sum())
         answers = generate(model, test, chunk)
         wanted = test.completion_texts(chunk)
-        num_correct += sum(a.strip() == w.strip() for a, w in zip(answers, wanted, strict=True))
-    return Score(task_index=task, num_examples=len(ids), num_correct=num_correct, loss_sum=loss_sum)
+        matches = [a.strip() == w.strip() for a, w in zip(answers, wanted, strict=True)]
+        right |= zip(chunk.tolist(), matches, strict=True)
+    return Answered(ids=ids, right=np.array([right[each] for each in ids.tolist()])), loss_sum

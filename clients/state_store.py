@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.flips import Answered
 from strategies.errors import DataError
 from strategies.protocols import ReplayMemory
 from strategies.types import Array, ClientId, ParamKey, Tensors
@@ -84,7 +85,8 @@ class ClientState:
     ``chosen`` ids of past examples a method has settled on for the current task, by its name;
     ``targets`` what it is taught in this task instead of the reference, None without such a method.
     ``personal`` are parts of the model that are this client's own; ``residuals`` what compression
-    has kept back so far, as factors (of B·A, not of the change) or dense tensors.
+    has kept back so far, as factors (of B·A, not of the change) or dense tensors.  ``answered`` are
+    the held-out examples it got right, by the step of the evaluation.
     """
 
     memory: ReplayMemory
@@ -96,6 +98,7 @@ class ClientState:
     targets: Targets | None = None
     personal: Tensors = field(default_factory=dict)
     residuals: Tensors = field(default_factory=dict)
+    answered: Mapping[int, Answered] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,9 @@ def _arrays(state: ClientState) -> dict[str, Array]:
     for name, kept in state.importances.items():
         for part, tensors in (("fisher", kept.fisher), ("anchors", kept.anchors)):
             arrays |= {f"importances/{name}/{part}/{k.text}": v for k, v in tensors.items()}
+    for step, answered in state.answered.items():
+        arrays[f"answered/{step}/ids"] = answered.ids
+        arrays[f"answered/{step}/right"] = answered.right
     for name in _TENSORS:
         arrays |= {f"{name}/{key.text}": value for key, value in getattr(state, name).items()}
     return arrays
@@ -196,6 +202,13 @@ def _read(path: Path) -> ClientState:
             )
             for name in names
         }
+        steps = {int(e.split("/")[1]) for e in arrays.files if e.startswith("answered/")}
+        answered = {
+            step: Answered(
+                ids=arrays[f"answered/{step}/ids"], right=arrays[f"answered/{step}/right"]
+            )
+            for step in sorted(steps)
+        }
         return ClientState(
             memory=memory,
             task_index=task_index,
@@ -204,6 +217,7 @@ def _read(path: Path) -> ClientState:
             importances=_importances(arrays),
             chosen=_under(arrays, "chosen"),
             targets=Targets(**targets) if targets else None,
+            answered=answered,
             **tensors,
         )
 

@@ -45,6 +45,7 @@ from strategies.types import (
     ClientFailure,
     ClientId,
     ClientProfile,
+    Evaluation,
     FailureReason,
     GroupName,
     ParamKey,
@@ -139,7 +140,7 @@ class LocalTrainer:
         clock.lap("load")
         scores = tuple[Score, ...]()
         if assignment.evaluation:
-            scores = evaluate(shop.model, shop.dataset, shard, assignment.evaluation, shop.recipe)
+            scores, state = self._scored(shop, shard, assignment, assignment.evaluation, state)
             clock.lap("evaluate")
         update = blank_update(assignment, scores, clock)
         if assignment.probe:
@@ -154,6 +155,28 @@ class LocalTrainer:
         if not len(local.new_ids):
             return failed(assignment, FailureReason.NO_EXAMPLES, _nothing_of(assignment.work))
         return self._trained(assignment, local, model, update, clock)
+
+    def _scored(
+        self,
+        shop: Workshop,
+        shard: Shard,
+        assignment: Assignment,
+        plan: Evaluation,
+        state: ClientState,
+    ) -> tuple[tuple[Score, ...], ClientState]:
+        """The scores and, where the plan wants the answers kept, the state that holds them."""
+        release = None if plan.release is None else state.answered.get(plan.release)
+        scores, answered = evaluate(
+            shop.model, shop.dataset, shard, plan, shop.recipe, release=release
+        )
+        if not plan.keep:
+            return scores, state
+        step = assignment.step_index
+        # Whether this state or still the earlier one is the next release, the server will say.
+        still = {plan.release: release} if plan.release is not None and release else {}
+        state = replace(state, answered={**still, step: answered})
+        self._states().save(assignment.run_id, assignment.client_id, step, state)
+        return scores, state
 
     def _trained(
         self,
@@ -217,10 +240,12 @@ class LocalTrainer:
         stored = self._states().load(
             assignment.run_id, assignment.client_id, before_step=assignment.step_index
         )
-        if stored:
-            return stored
         capacity = _capacity(shop, shard, assignment.work) if assignment.work else 0
-        return ClientState(memory=ReplayMemory.empty(capacity))
+        state = stored or ClientState(memory=ReplayMemory.empty(capacity))
+        if assignment.work and not state.memory.num_offered:
+            # It may have been scored, and its state kept, before it was first told a capacity.
+            state = replace(state, memory=ReplayMemory.empty(capacity))
+        return state
 
     def _states(self) -> ClientStateStore:
         return ClientStateStore(self.settings.state_folder)

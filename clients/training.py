@@ -76,6 +76,7 @@ class LocalRun:
     received: Mapping[ParamKey, Tensor] = field(default_factory=dict)
     remembered: tuple[Remembered, ...] = ()
     num_replayed: int = 0
+    num_new: int = 0  # new examples that steps were taken on, counted each time
     step_memory_bytes: int = 0  # activations, gradients and moments of the first step
     used: set[int] = field(default_factory=set)  # new examples trained on so far
 
@@ -178,6 +179,7 @@ def _one_step(
     optimizer.step()
     for method in methods:
         method.after_step(run)
+    run.num_new += len(draw.new)
     run.used.update(draw.new.tolist())
     return loss.item()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from orchestrator.learning import Evidences
 from orchestrator.planner import Plan
@@ -11,6 +13,7 @@ from strategies.cost import CostModel
 from strategies.types import (
     Assignment,
     ClientFailure,
+    GroupName,
     LowRank,
     Observation,
     Reply,
@@ -32,6 +35,16 @@ def observation(assignment: Assignment, reply: Reply) -> Observation:
         evidence=Evidences.of(update) if update else {},
         remembered=update.remembered if update else (),
     )
+
+
+def mean_drift(seen: Sequence[Observation]) -> dict[GroupName, float]:
+    """Per group trained, the root of the mean squared move of a value, averaged over clients."""
+    moves = defaultdict[GroupName, list[float]](list)
+    for each in seen:
+        for key, squared in each.evidence.items():
+            if key.part == "drift":
+                moves[key.group].append(math.sqrt(float(squared)))
+    return {group: sum(found) / len(found) for group, found in sorted(moves.items())}
 
 
 def predicted(assignment: Assignment, plan: Plan) -> dict[str, float]:

@@ -54,6 +54,7 @@ from strategies.types import Optimization, ReplayDirective, StrategyChoice
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class Choice(BaseModel):
@@ -190,6 +191,29 @@ class EvaluationPlan(Section):
     """Bound on the examples per task and client of those mid-task scores."""
 
 
+class Requirements(Section):
+    """What a state must meet after a task to be published; fractions of examples, 0 to 1.
+
+    A state that does not is kept aside and named with every reason.  What is not set is not asked.
+    """
+
+    max_drop: Fraction | None = None
+    """Accuracy that any earlier task may lose against its best among the published states."""
+    max_negative_flips: Fraction | None = None
+    """Share of held-out examples, of the tasks that the last published state had learnt, that were
+    right then and are wrong now."""
+    min_accuracy: Fraction | None = None
+    """ACC: mean accuracy over the tasks learnt."""
+    max_forgetting: Fraction | None = None
+    """Mean loss of the earlier tasks against their best so far, published or not."""
+
+
+class Publish(Section):
+    """Which states become the run's adapter."""
+
+    require: Requirements = Requirements()
+
+
 class RunConfig(Section):
     """A whole run file."""
 
@@ -205,6 +229,7 @@ class RunConfig(Section):
     replay: Replay = Replay()
     strategy: Strategies = Strategies()
     evaluation: EvaluationPlan = EvaluationPlan()
+    publish: Publish = Publish()
     links: Links | None = None
     """Simulated links; without them times are what they are."""
 

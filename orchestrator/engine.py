@@ -11,6 +11,7 @@ from orchestrator.checkpoint import dump_state, restore
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation, initial_state
 from orchestrator.fleet import Fleet
+from orchestrator.gate import Gate
 from orchestrator.merging import opened
 from orchestrator.planner import Plan, plan_step
 from orchestrator.progress import Progress
@@ -68,20 +69,35 @@ class Engine:
             num_steps=len(schedule(self.config, num_tasks)),
             num_tasks=num_tasks,
         )
-        publisher = Publisher(
-            config=self.config,
-            federation=federation,
-            transport=self.transport,
-            folder=self.folder / "adapters",
-        )
+        gate = self._gate(federation)
+        gate.catch_up(state)
         fleet = Fleet.of(self.store.rounds(self.run_id)[: state.step_index])
+        release = gate.release()
         state = opened(state, self.config, federation)
-        while plan := plan_step(self.run_id, self.config, federation, state, fleet):
+        while plan := plan_step(
+            self.run_id, self.config, federation, state, fleet, release=release
+        ):
             progress.planned(plan)
             state = self._exchange(federation, state, plan, fleet, progress)
             if plan.step.kind == "evaluate":
-                self._after_task(publisher, state, plan, progress)
+                progress.measured(self.store.rounds(self.run_id))
+                gate.settle(state)
+                release = gate.release()
                 state = opened(state, self.config, federation)
+
+    def _gate(self, federation: Federation) -> Gate:
+        return Gate(
+            run_id=self.run_id,
+            store=self.store,
+            require=self.config.publish.require,
+            task_names=[task.name for task in federation.tasks],
+            publisher=Publisher(
+                config=self.config,
+                federation=federation,
+                transport=self.transport,
+                folder=self.folder,
+            ),
+        )
 
     def _gather(self, progress: Progress) -> Federation:
         progress.show(phase="gathering clients")
@@ -126,19 +142,6 @@ class Engine:
         progress.committed(record)
         return outcome.state
 
-    def _after_task(
-        self, publisher: Publisher, state: GlobalState, plan: Plan, progress: Progress
-    ) -> None:
-        """A row of the accuracy matrix is complete; after a task its adapter is published too."""
-        progress.measured(self.store.rounds(self.run_id))
-        task_index = plan.step.task_index
-        if task_index < 0:
-            return
-        path = str(publisher.publish(task_index, state))
-        self.store.set_adapter_path(self.run_id, path)
-        message = f"adapter after task {task_index}"
-        self.store.append_event(self.run_id, "published", message, {"path": path})
-
     def _finish(self, progress: Progress, status: RunStatus, reason: str) -> RunStatus:
         progress.close()
         alive = (RunStatus.RUNNING, RunStatus.STOPPING)
@@ -179,6 +182,7 @@ def _record(
         seconds=seconds,
         metrics=outcome.metrics,
         truncation={str(name): error for name, error in outcome.truncation.items()},
+        drift={str(name): moved for name, moved in outcome.drift.items()},
         replies=outcome.replies,
         scores=outcome.scores,
         events=(*notes, *failures),

@@ -51,7 +51,19 @@ def examined(
         return failure(order, FailureReason.NOT_FINITE, detail)
     if detail := Evidences.unasked(update, assignment):
         return failure(order, FailureReason.WRONG_SHAPE, detail)
+    if detail := _wrong_sums(update):
+        return failure(order, FailureReason.MALFORMED, detail)
     return update
+
+
+def _wrong_sums(update: Update) -> str:
+    for score in update.scores:
+        counts = (score.num_correct, score.num_lost, score.num_gained)
+        flipped = score.num_lost + score.num_gained
+        in_order = flipped <= score.num_compared <= score.num_examples
+        if min(counts) < 0 or score.num_correct > score.num_examples or not in_order:
+            return f"{score} counts more examples than there are"
+    return ""
 
 
 def _wrong_shape(update: Update, shapes: Mapping[ParamKey, tuple[int, ...]]) -> str:

@@ -20,7 +20,7 @@ three exist; only the maximum in forgetting is taken over the rows that were mea
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -108,6 +108,45 @@ class AccuracyMatrix:
     @property
     def _earlier(self) -> NDArray[np.intp]:
         return self.scored[self.scored < self.num_learnt - 1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flips:
+    """Examples that changed sides between the last release and a state, pooled over clients.
+
+    Of the ``num_compared`` that both answered, the negative flip rate NFR is the share that was
+    right and is wrong, the positive one PFR the share that was wrong and is right; both are NaN of
+    nothing.  PFR − NFR is the change in accuracy on those examples.
+    Source: MUSCLE, arXiv 2407.09435.
+    """
+
+    num_lost: int
+    num_gained: int
+    num_compared: int
+
+    @classmethod
+    def of(cls, scores: Iterable[ScoreRecord], after_task: int, tasks: Collection[int]) -> Flips:
+        """On ``tasks``, at the evaluation after ``after_task``."""
+        found = [
+            score
+            for score in scores
+            if score.after_task == after_task and score.task_index in tasks and not score.mid_task
+        ]
+        return cls(
+            num_lost=sum(score.num_lost for score in found),
+            num_gained=sum(score.num_gained for score in found),
+            num_compared=sum(score.num_compared for score in found),
+        )
+
+    @property
+    def nfr(self) -> float:
+        """Negative flip rate."""
+        return self.num_lost / self.num_compared if self.num_compared else float("nan")
+
+    @property
+    def pfr(self) -> float:
+        """Positive flip rate."""
+        return self.num_gained / self.num_compared if self.num_compared else float("nan")
 
 
 METRICS: Final[Mapping[str, Callable[[AccuracyMatrix], float]]] = {

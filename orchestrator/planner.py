@@ -77,9 +77,18 @@ class Plan:
 
 
 def plan_step(
-    run_id: str, config: RunConfig, federation: Federation, state: GlobalState, fleet: Fleet
+    run_id: str,
+    config: RunConfig,
+    federation: Federation,
+    state: GlobalState,
+    fleet: Fleet,
+    *,
+    release: int | None = None,
 ) -> Plan | None:
-    """Orders for the state's next step, or None after the last."""
+    """Orders for the state's next step, or None after the last.
+
+    ``release`` is the step that scored the last published state, None before the first.
+    """
     steps = schedule(config, len(federation.tasks))
     if state.step_index >= len(steps):
         return None
@@ -90,6 +99,7 @@ def plan_step(
         state=state,
         fleet=fleet,
         step=steps[state.step_index],
+        release=release,
     )
     match planner.step.kind:
         case "evaluate":
@@ -114,11 +124,17 @@ class _Planner:
     state: GlobalState
     fleet: Fleet
     step: Step
+    release: int | None
 
     def evaluation(self) -> Plan:
         """Score all tasks on everybody who holds test examples."""
         everything = tuple(range(len(self.federation.tasks)))
-        evaluation = Evaluation(tasks=everything, seen_tasks=self.step.seen or everything)
+        evaluation = Evaluation(
+            tasks=everything,
+            seen_tasks=self.step.seen or everything,
+            release=self.release,
+            keep=self.step.task_index >= 0,
+        )
         clients = tuple(client for client in self.federation.clients if sum(client.num_test))
         view = self._view(clients)
         kept = self._kept(view)

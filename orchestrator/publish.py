@@ -15,7 +15,7 @@ from strategies.types import Array, GlobalState, GroupName, ParamKey
 
 @dataclass(slots=True, kw_only=True)
 class Publisher:
-    """Writes adapters of one run; asks a client once for the base values that takes."""
+    """Writes adapters of one run into its ``folder``; asks a client once for the base values."""
 
     config: RunConfig
     federation: Federation
@@ -25,7 +25,14 @@ class Publisher:
 
     def publish(self, task_index: int, state: GlobalState) -> Path:
         """The adapter after ``task_index`` as a folder ``PeftModel.from_pretrained`` reads."""
-        target = self.folder / f"task-{task_index:03d}"
+        return self._write("adapters", task_index, state)
+
+    def keep_aside(self, task_index: int, state: GlobalState) -> Path:
+        """The same for a state that is not published, in another place, to be looked at."""
+        return self._write("candidates", task_index, state)
+
+    def _write(self, kind: str, task_index: int, state: GlobalState) -> Path:
+        target = self.folder / kind / f"task-{task_index:03d}"
         tensors = joined(state.tensors)
         dense = {key.group for key in tensors if not is_factor(key)}
         # A base made from a config exists nowhere else, so it is published beside the adapter.

@@ -84,6 +84,7 @@ class ShownRound(TypedDict):
     clients_ok: int
     clients_failed: int
     truncation_max: float | None
+    drift: dict[str, float]
     replayed: float | None
     accuracy: float | None
     replies: list[ShownReply]
@@ -107,10 +108,88 @@ class ShownClient(TypedDict):
 
 
 class Spread(TypedDict):
-    """How evenly the final accuracy is spread over clients, each counted once."""
+    """A metric over clients, each counted once."""
 
     mean: float | None
     worst_decile: float | None
+
+
+class FlipCounts(TypedDict):
+    """Of the examples compared, those that went from right to wrong, and from wrong to right."""
+
+    num_lost: int
+    num_gained: int
+    num_compared: int
+    negative_flip_rate: float | None
+    positive_flip_rate: float | None
+
+
+class TaskFlips(FlipCounts):
+    """On one task."""
+
+    task: int
+
+
+class ShownRelease(FlipCounts):
+    """What became of the state after a task; the counts are over the tasks learnt before.
+
+    ``compared_with`` is the task of the last published state, ``flips`` the counts per task.
+    """
+
+    task: int
+    step: int
+    published: bool
+    reasons: list[str]
+    path: str | None
+    compared_with: int | None
+    flips: list[TaskFlips]
+
+
+class LostTask(TypedDict):
+    """What a task has lost against its ``best``, and the task whose learning cost it most."""
+
+    task: int
+    lost: float
+    best: float
+    best_after: int
+    final: float
+    costliest: int | None
+    costliest_drop: float | None
+
+
+class LosingClient(TypedDict):
+    """What a client has lost on its own examples, and the ``task`` of which it has lost most."""
+
+    client_id: str
+    forgetting: float
+    task: int
+    task_lost: float
+
+
+class DriftingGroup(TypedDict):
+    """How far a group's values moved in a round, and the ``task`` in which they moved most."""
+
+    group: str
+    drift: float
+    task: int
+
+
+class ReplayCost(TypedDict):
+    """Examples count each time a step is taken on them; the seconds are an estimate."""
+
+    num_replayed: int
+    num_trained: int
+    share: float | None
+    seconds: float | None
+
+
+class ForgettingExplained(TypedDict):
+    """Where forgetting happened, what lost or moved most first."""
+
+    tasks: list[LostTask]
+    clients: list[LosingClient]
+    groups: list[DriftingGroup]
+    replay: ReplayCost
 
 
 class ShownEvent(TypedDict):
@@ -147,10 +226,13 @@ class Show(Metrics):
     average_accuracy: list[float | None]
     forgetting_per_task: list[float | None]
     acc_over_clients: Spread
+    forgetting_over_clients: Spread
+    forgetting_explained: ForgettingExplained
     bytes_up: int
     bytes_down: int
     rounds: list[ShownRound]
     clients: list[ShownClient]
+    releases: list[ShownRelease]
     events: list[ShownEvent]
     adapter_path: str | None
     report_path: str | None

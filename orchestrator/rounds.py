@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from orchestrator.books import observation, predicted, reply_record
+from orchestrator.books import mean_drift, observation, predicted, reply_record
 from orchestrator.config import RunConfig
 from orchestrator.examine import examined
 from orchestrator.federation import Federation
@@ -38,7 +38,8 @@ class Outcome:
     """A closed step: the state after it and its records.
 
     ``aggregation_seconds`` is the time spent here, without waiting for replies;
-    ``simulated_seconds`` what the step took on simulated links, 0 on real ones.
+    ``simulated_seconds`` what the step took on simulated links, 0 on real ones; ``drift`` is as in
+    ``RoundRecord``.
     """
 
     state: GlobalState
@@ -48,6 +49,7 @@ class Outcome:
     metrics: Mapping[str, float]
     aggregation_seconds: float
     simulated_seconds: float = 0.0
+    drift: Mapping[GroupName, float] = field(default_factory=dict)
 
 
 def close_step(
@@ -106,6 +108,7 @@ def close_step(
         metrics=_mean_metrics(ledger.replies),
         aggregation_seconds=spent,
         simulated_seconds=ledger.simulated_seconds,
+        drift=mean_drift(ledger.observations),
     )
 
 
@@ -188,6 +191,9 @@ def _score_records(plan: Plan, update: Update) -> Iterator[ScoreRecord]:
             num_correct=score.num_correct,
             loss_sum=score.loss_sum,
             mid_task=mid_task,
+            num_lost=score.num_lost,
+            num_gained=score.num_gained,
+            num_compared=score.num_compared,
         )
 
 

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from orchestrator.config import Requirements
+from orchestrator.forgetting import explained
 from orchestrator.metrics import METRICS, AccuracyMatrix, by_client, worst_decile
+from orchestrator.releases import described, verdicts
 from orchestrator.results import (
     ComparedResult,
     ComparedRun,
@@ -52,6 +55,7 @@ def show(
             "bytes_up": _sum(rounds, "bytes_up"),
             "bytes_down": _sum(rounds, "bytes_down"),
             "rounds": [_round(record) for record in rounds],
+            "releases": _releases(run, rounds, events),
             "events": [_event(event) for event in events],
             "adapter_path": run.adapter_path,
             "report_path": report_path,
@@ -131,19 +135,27 @@ def _scores(rounds: Sequence[RoundRecord], num_tasks: int) -> Json:
     scores = [score for record in rounds for score in record.scores]
     matrix, own = AccuracyMatrix.of(scores, num_tasks), by_client(scores, num_tasks)
     accs = [each.acc() for each in own.values()]
-    measured = [value for value in accs if math.isfinite(value)]
+    losses = [each.forgetting() for each in own.values()]
     return {
         "tasks_learnt": matrix.num_learnt,
         "accuracy_matrix": matrix.values.tolist(),
         "average_accuracy": matrix.average_accuracy().tolist(),
         **{name: metric(matrix) for name, metric in METRICS.items()},
         "forgetting_per_task": matrix.forgetting_per_task().tolist(),
-        "acc_over_clients": {
-            "mean": sum(measured) / len(measured) if measured else None,
-            "worst_decile": worst_decile(accs),
+        "acc_over_clients": {"mean": _mean(accs), "worst_decile": worst_decile(accs)},
+        "forgetting_over_clients": {
+            "mean": _mean(losses),
+            "worst_decile": -worst_decile([-lost for lost in losses]),
         },
+        "forgetting_explained": explained(rounds, num_tasks),
         "clients": _clients(rounds, own),
     }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """Of what was measured."""
+    measured = [value for value in values if math.isfinite(value)]
+    return sum(measured) / len(measured) if measured else None
 
 
 def _round(record: RoundRecord) -> Json:
@@ -162,6 +174,7 @@ def _round(record: RoundRecord) -> Json:
         "clients_ok": len(record.replies) - failed,
         "clients_failed": failed,
         "truncation_max": max(record.truncation.values(), default=None),
+        "drift": dict(record.drift),
         "replayed": sum(reply.metrics.get("replayed", 0.0) for reply in record.replies),
         "accuracy": _mid_task_accuracy(record),
         "replies": [_reply(reply) for reply in record.replies],
@@ -225,6 +238,15 @@ def _client(client_id: str, replies: Sequence[ReplyRecord], own: AccuracyMatrix 
         "peak_memory_bytes": max(reply.peak_memory_bytes for reply in replies),
         "ranks": dict(trained[-1].ranks) if trained else {},
     }
+
+
+def _releases(
+    run: RunRecord, rounds: Sequence[RoundRecord], events: Sequence[EventRecord]
+) -> list[Json]:
+    """Judged anew from the scores, by what the run file asks for."""
+    require = Requirements.model_validate(run.config.get("publish", {}).get("require", {}))
+    found = verdicts(rounds, require, run.task_names)
+    return described(rounds, found, events, len(run.task_names))
 
 
 def _event(event: EventRecord) -> Json:

@@ -249,11 +249,16 @@ class Evaluation:
 
     ``seen_tasks`` are those learnt so far; classes of other tasks are not answers.
     ``max_examples`` bounds the examples per task and client, None takes them all.
+    ``release`` is the step whose evaluation scored the last published state, None before the first:
+    the answers are compared with those the client gave then, if it has them.  ``keep`` these
+    answers for such comparisons, since the state may be published.
     """
 
     tasks: tuple[int, ...]
     seen_tasks: tuple[int, ...]
     max_examples: int | None = None
+    release: int | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,12 +299,19 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """Sums over a client's held-out examples of one task; means are formed on the server."""
+    """Sums over a client's held-out examples of one task; means are formed on the server.
+
+    Of the ``num_compared`` examples that the last release answered too, ``num_lost`` were right
+    then and are wrong now, ``num_gained`` the other way round; all 0 where nothing was compared.
+    """
 
     task_index: int
     num_examples: int
     num_correct: int
     loss_sum: float
+    num_lost: int = 0
+    num_gained: int = 0
+    num_compared: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

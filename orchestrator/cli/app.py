@@ -151,12 +151,13 @@ def export(
         bool, typer.Option("--merged", help="The whole model, adapter merged.")
     ] = False,
 ) -> None:
-    """Copy a run's newest adapter, in PEFT format, or write the merged model."""
+    """Copy a run's newest published adapter, in PEFT format, or write the merged model."""
     record = Home.from_environment().store().get_run(run_id)
     if record.adapter_path is None or not Path(record.adapter_path).is_dir():
         found = record.adapter_path or "none"
         expected = "an adapter published after a task"
-        raise ConfigError("export", [Fault(record.run_id, found, expected)])
+        hint = "`perennial show` says whether publish.require withheld it"
+        raise ConfigError("export", [Fault(record.run_id, found, expected, hint)])
     if to.exists() and any(to.iterdir()):
         raise ConfigError("export", [Fault("--to", f"{to}, not empty", "a new or empty folder")])
     if merged:

@@ -17,6 +17,8 @@ from rich.table import Table
 
 from orchestrator.cli.live import clock, size
 from orchestrator.doctor import Finding
+from orchestrator.report.forgetting import explain
+from orchestrator.results import Show
 from strategies.catalog import KINDS, parameters_of
 
 Shown = Mapping[str, Any]
@@ -60,23 +62,30 @@ def print_outcome(shown: Shown, *, log_path: Path) -> None:
         out.print(f"log      {log_path}", highlight=False, soft_wrap=True)
     if shown["status"] == "interrupted":
         out.print(f"continue perennial resume {shown['run_id']}", highlight=False)
+    _print_withheld(out, shown)
     for label, key in (("adapter ", "adapter_path"), ("report  ", "report_path")):
         if shown[key]:
             out.print(f"{label} {shown[key]}", highlight=False, soft_wrap=True)
 
 
-def print_run(out: Console, shown: Shown) -> None:
+def print_run(out: Console, shown: Show) -> None:
     """``perennial show``."""
     out.print(f"[bold]{escape(shown['name'])}[/] {shown['run_id']} · {shown['status']}")
     if shown["accuracy_matrix"] and shown["tasks"]:
         out.print("accuracy on each task, after learning each task", highlight=False)
         out.print(_matrix(shown))
         out.print(_headline(shown))
-    table = Table("client", "examples", "up", "down", "seconds", "failures", box=None)
+    for sentence in explain(shown):
+        out.print(escape(sentence), highlight=False, soft_wrap=True)
+    _print_withheld(out, shown)
+    columns = ("client", "examples", "ACC", "forgetting", "up", "down", "seconds", "failures")
+    table = Table(*columns, box=None)
     for client in shown["clients"]:
         table.add_row(
             client["client_id"],
             str(client["num_examples"]),
+            number(client["acc"]),
+            number(client["forgetting"]),
             size(client["bytes_up"]),
             size(client["bytes_down"]),
             f"{client['seconds']:.1f}",
@@ -85,6 +94,20 @@ def print_run(out: Console, shown: Shown) -> None:
     out.print(table)
     for event in shown["events"]:
         out.print(f"{event['at']}  {event['kind']}: {escape(event['message'])}", highlight=False)
+
+
+def _print_withheld(out: Console, shown: Shown) -> None:
+    """Which states did not become the adapter, and why."""
+    withheld = [release for release in shown["releases"] if not release["published"]]
+    for release in withheld:
+        name = escape(shown["tasks"][release["task"]])
+        out.print(f"[yellow]withheld[/] after task {release['task']} {name}", highlight=False)
+        for reason in release["reasons"]:
+            out.print(f"         {escape(reason)}", highlight=False, soft_wrap=True)
+        if release["path"]:
+            out.print(f"         kept at {release['path']}", highlight=False, soft_wrap=True)
+    if withheld and not shown["adapter_path"]:
+        out.print("no state met publish.require, so there is no adapter", highlight=False)
 
 
 def print_runs(out: Console, listing: Shown) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from orchestrator.report import figures, tables, writing
+from orchestrator.report.forgetting import explain
 from orchestrator.report.reading import in_words
 from orchestrator.results import Show
 from orchestrator.summary import compare, flattened
@@ -23,6 +24,7 @@ def render_report(shown: Show, *, generated_at: datetime) -> str:
         .render(
             run=shown,
             words=in_words(shown),
+            explanation=explain(shown),
             generated_at=f"{generated_at:%Y-%m-%d %H:%M} UTC",
             matrix=tables.matrix(shown),
             tasks=tables.tasks(shown),
@@ -76,6 +78,7 @@ def _environment() -> Environment:
         breakable=writing.breakable,
         number=writing.number,
         error=writing.error,
+        percent=writing.percent,
         size=writing.size,
         seconds=writing.duration,
         setting=writing.setting,

@@ -11,7 +11,14 @@ _NEGLIGIBLE = 0.005
 
 def in_words(shown: Show) -> list[str]:
     """A few sentences: what was learnt, what was forgotten, what it cost, what went wrong."""
-    parts = (_learnt(shown), _when_new(shown), _forgotten(shown), _cost(shown), _trouble(shown))
+    parts = (
+        _learnt(shown),
+        _when_new(shown),
+        _forgotten(shown),
+        _withheld(shown),
+        _cost(shown),
+        _trouble(shown),
+    )
     return [sentence for sentence in parts if sentence]
 
 
@@ -51,6 +58,19 @@ def _forgotten(shown: Show) -> str:
         f"held-out examples on average; “{shown['tasks'][task]}” has lost most, {worst:.1%} "
         f"(from {final + worst:.1%} to {final:.1%})."
     )
+
+
+def _withheld(shown: Show) -> str:
+    names = [f"“{shown['tasks'][r['task']]}”" for r in shown["releases"] if not r["published"]]
+    if not names:
+        return ""
+    kept = [shown["tasks"][r["task"]] for r in shown["releases"] if r["published"]]
+    instead = f"is still the one after “{kept[-1]}”" if kept else "does not exist yet"
+    if shown["releases"][-1]["published"]:
+        instead = f"is the one after “{kept[-1]}”"
+    states = "The state after" if len(names) == 1 else "The states after"
+    was = "was" if len(names) == 1 else "were"
+    return f"{states} {', '.join(names)} {was} not published; the adapter {instead}."
 
 
 def _cost(shown: Show) -> str:

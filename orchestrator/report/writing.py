@@ -34,6 +34,11 @@ def error(value: float | None) -> str:
     return _NOTHING if value is None else f"{value:.2g}"
 
 
+def percent(value: float | None) -> str:
+    """A share in percent, or a dash for what was not measured."""
+    return _NOTHING if value is None else f"{value:.1%}"
+
+
 def size(count: float | None) -> str:
     """Bytes for people, in powers of 1000."""
     if count is None:

@@ -88,7 +88,8 @@ class ScoreRecord:
     """A cell of the accuracy matrix: one client's sums on one task after learning ``after_task``.
 
     ``after_task`` −1 is the untrained model.  ``mid_task`` cells were measured during a task and
-    are not part of the matrix.
+    are not part of the matrix.  Of ``num_compared`` examples that the last release answered too,
+    ``num_lost`` went from right to wrong and ``num_gained`` from wrong to right.
     """
 
     client_id: str
@@ -98,6 +99,9 @@ class ScoreRecord:
     num_correct: int
     loss_sum: float
     mid_task: bool = False
+    num_lost: int = 0
+    num_gained: int = 0
+    num_compared: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +109,8 @@ class RoundRecord:
     """One committed step of a run.
 
     ``seconds`` splits the server's time: planning, waiting, aggregation, commit.  ``truncation`` is
-    the relative error the aggregation made, per group.
+    the relative error the aggregation made, per group.  ``drift`` is how far local training moved a
+    value of a group: the root of the mean square, averaged over the clients that trained it.
     """
 
     step_index: int
@@ -117,6 +122,7 @@ class RoundRecord:
     seconds: Mapping[str, float]
     metrics: Mapping[str, float]
     truncation: Mapping[str, float]
+    drift: Mapping[str, float] = field(default_factory=dict)
     replies: tuple[ReplyRecord, ...] = ()
     scores: tuple[ScoreRecord, ...] = ()
     events: tuple[EventRecord, ...] = ()

@@ -175,6 +175,7 @@ class RoundRow(Table):
     seconds: Mapped[Mapping[str, Any]]
     metrics: Mapped[Mapping[str, Any]]
     truncation: Mapped[Mapping[str, Any]]
+    drift: Mapped[Mapping[str, Any]] = mapped_column(StrictJson, server_default="{}")
 
 
 class ReplyRow(Table):
@@ -214,3 +215,6 @@ class ScoreRow(Table):
     num_correct: Mapped[int] = mapped_column(BigInteger)
     loss_sum: Mapped[float] = mapped_column(AnyFloat)
     mid_task: Mapped[bool] = mapped_column(Boolean)
+    num_lost: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    num_gained: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    num_compared: Mapped[int] = mapped_column(BigInteger, server_default="0")

@@ -83,11 +83,12 @@ def a_round(run_id: str, step: int = 0, **changes: object) -> RoundRecord:
         "seconds": {"exchange": 1.5},
         "metrics": {"loss": math.inf},
         "truncation": {"q": 0.1},
+        "drift": {"q": 0.25},
         "replies": tuple(a_reply(run_id, step, f"c{i}") for i in range(2)),
         "scores": (
             ScoreRecord(
                 client_id="c0", after_task=-1, task_index=0, num_examples=4, num_correct=3,
-                loss_sum=-math.inf
+                loss_sum=-math.inf, num_lost=2**33, num_gained=1, num_compared=2**34,
             ),
         ),
         "events": (EventRecord(at=NOW, kind="planned", message="späť", data={"x": [1, None]}),),
@@ -244,7 +245,7 @@ def test_a_round_reads_back_whole(store):
     (found,) = store.rounds(run_id)
     assert repr(found.replies) == repr(record.replies)
     assert found.scores == record.scores
-    assert found.metrics == record.metrics
+    assert (found.metrics, found.drift) == (record.metrics, record.drift)
     assert found.committed_at == NOW
     assert store.events(run_id)[-1] == record.events[0]
 

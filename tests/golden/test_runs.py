@@ -10,6 +10,7 @@ import pytest
 from orchestrator.checkpoint import load_state
 from orchestrator.conduct import conduct, reclaim, submit
 from orchestrator.launch import run_in_process
+from orchestrator.metrics import AccuracyMatrix, Flips
 from orchestrator.store.base import RunStatus
 from orchestrator.summary import show
 from strategies.errors import ConfigError
@@ -25,7 +26,10 @@ def final_tensors(home, run_id):
 def scores(home, run_id):
     """Every cell of every client, without what depends on the clock."""
     return [
-        (s.client_id, s.after_task, s.task_index, s.num_examples, s.num_correct)
+        (
+            *(s.client_id, s.after_task, s.task_index, s.num_examples, s.num_correct),
+            *(s.num_lost, s.num_gained, s.num_compared),
+        )
         for r in home.store().rounds(run_id)
         for s in r.scores
     ]
@@ -83,6 +87,32 @@ def test_everything_is_on_record(home, run_here):
     assert len(shown["accuracy_matrix"]) == 3
     assert shown["accuracy_matrix"][2][1] is not None
     assert record.progress["acc"] == pytest.approx(shown["acc"])
+
+
+def test_flips_account_for_every_change_in_accuracy(home, run_here):
+    """PFR − NFR is the change between two rows of the matrix, task by task."""
+    forgetful = tiny_config(learning__methods=[{"name": "finetune"}], learning__local_steps=20)
+    rounds = home.store().rounds(run_here(forgetful))
+    scores = [score for r in rounds for score in r.scores]
+    matrix = AccuracyMatrix.of(scores, 2).values
+    for task in (0, 1):
+        flips = Flips.of(scores, 1, [task])
+        assert flips.num_compared == sum(
+            s.num_examples for s in scores if (s.after_task, s.task_index) == (1, task)
+        )
+        assert flips.pfr - flips.nfr == pytest.approx(matrix[2, task] - matrix[1, task])
+    assert Flips.of(scores, 1, [0]).num_lost > 0
+    assert Flips.of(scores, 0, [0, 1]).num_compared == 0
+
+
+def test_the_drift_of_every_trained_group_is_on_record(home, run_here):
+    rounds = home.store().rounds(run_here(tiny_config()))
+    for r in rounds:
+        trained = (
+            {group for reply in r.replies for group in reply.ranks} if r.kind == "train" else set()
+        )
+        assert r.drift.keys() == trained
+        assert all(moved > 0 for moved in r.drift.values())
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2, 3, 5])

@@ -45,6 +45,7 @@ def recorded_run(
             "seed": 3,
             "learning": {"methods": [{"name": "er" if kept > 0.9 else "finetune"}]},
             "federation": {"clients": 10, "cohort": None},
+            "publish": {"require": {"max_drop": 0.3}},
         },
         config_digest="0123456789ab",
         code_version="0.1.0",
@@ -91,6 +92,7 @@ def _round(
         seconds={"exchange": 3.5 if train else 1.2, "aggregate": 0.3 * train, "checkpoint": 0.05},
         metrics={"loss": float(loss)} if train else {},
         truncation={"encoder.layer.0.attention.query": 0.01 + 0.002 * step} if train else {},
+        drift=_drift(task) if train else {},
         replies=replies,
         scores=() if train else tuple(_scores(name, step, task, kept)),
     )
@@ -117,7 +119,11 @@ def _reply(step: int, task: int, index: int, client: str, *, train: bool) -> Rep
         seconds={"total": 60.0}
         if failed
         else seconds | {"compute": sum(seconds.values()), "total": 3.4},
-        metrics={"loss": 1.7 / (index + 1) + 0.02 * number, "replayed": 30.0 * (task > 0)}
+        metrics={
+            "loss": 1.7 / (index + 1) + 0.02 * number,
+            "replayed": 30.0 * (task > 0),
+            "new": 90.0 - 30.0 * (task > 0),
+        }
         if trained
         else {},
         peak_memory_bytes=700_000_000 + 1_000_000 * number,
@@ -133,20 +139,38 @@ def _ranks(number: int) -> dict[str, int]:
     return dict.fromkeys(groups, rank) | {"head": 0}
 
 
+def _drift(task: int) -> dict[str, float]:
+    """Later blocks move more, and the head most; all of them most in task 2."""
+    surge = 1.5 if task == 2 else 1.0
+    return {g: 2e-4 * surge * (1 + int(g.split(".")[2])) for g in _ranks(2) if g != "head"} | {
+        "head": 1.1e-3 * surge
+    }
+
+
 def _scores(name: str, step: int, after: int, kept: float) -> Iterator[ScoreRecord]:
     for client in (each for each in CLIENTS if (step, each) not in REFUSED):
         for task in range(len(TASKS)):
-            rng = rng_for(0, name, client, after, task)
-            share = 0.9 * kept ** (after - task) if after >= task else 0.05
             examples = 12 + (7 * CLIENTS.index(client) + task) % 20
+            correct = _correct(name, client, after, task, kept, examples)
+            before = (
+                _correct(name, client, after - 1, task, kept, examples) if after > 0 else correct
+            )
             yield ScoreRecord(
                 client_id=client,
                 after_task=after,
                 task_index=task,
                 num_examples=examples,
-                num_correct=int(rng.binomial(examples, share)),
+                num_correct=correct,
                 loss_sum=1.0,
+                num_lost=max(0, before - correct),
+                num_gained=max(0, correct - before),
+                num_compared=examples if after > 0 else 0,
             )
+
+
+def _correct(name: str, client: str, after: int, task: int, kept: float, examples: int) -> int:
+    share = 0.9 * kept ** (after - task) if after >= task else 0.05
+    return int(rng_for(0, name, client, after, task).binomial(examples, share))
 
 
 def _events(rounds: list[RoundRecord]) -> list[EventRecord]:

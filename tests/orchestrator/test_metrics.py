@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from orchestrator.metrics import METRICS, AccuracyMatrix
+from orchestrator.metrics import METRICS, AccuracyMatrix, Flips
 from orchestrator.store.base import ScoreRecord
 
 
@@ -100,3 +100,18 @@ def test_scores_are_pooled_over_clients_in_any_order():
         assert values[0, 0] == 0.25
         assert values[1, 0] == 0.6
         assert np.isnan(values[:, 1]).all()
+
+
+def test_flip_rates_pool_the_clients_that_could_compare():
+    scores = [
+        score("a", 1, 0, 5, 9, num_lost=3, num_gained=1, num_compared=8),
+        score("b", 1, 0, 1, 2, num_lost=0, num_gained=1, num_compared=2),
+        score("c", 1, 0, 1, 50),  # it missed the release
+        score("a", 1, 1, 5, 9, num_lost=0, num_gained=5, num_compared=5),
+        score("a", 1, 0, 5, 9, num_lost=9, num_compared=9, mid_task=True),
+        score("a", 0, 0, 5, 9, num_lost=9, num_compared=9),
+    ]
+    old = Flips.of(scores, 1, [0])
+    assert (old.nfr, old.pfr) == (0.3, 0.2)
+    assert Flips.of(scores, 1, [0, 1]).pfr == pytest.approx(7 / 15)
+    assert np.isnan([Flips.of(scores, 1, [2]).nfr, Flips.of(scores, 1, [2]).pfr]).all()

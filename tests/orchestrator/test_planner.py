@@ -45,6 +45,17 @@ def test_joint_trains_everything_for_as_many_rounds():
     assert all(s.tasks == (0, 1) for s in training)
 
 
+def test_an_evaluation_names_the_release_to_compare_with():
+    config, federation = a_config(), a_federation()
+    state = dataclasses.replace(initial_state(config, federation), step_index=6)
+    plan = plan_step("run", config, federation, state, Fleet(), release=3)
+    assert {
+        (o.assignment.evaluation.release, o.assignment.evaluation.keep) for o in plan.orders
+    } == {(3, True)}
+    untrained = plan_at(0).orders[0].assignment.evaluation
+    assert (untrained.release, untrained.keep) == (None, False)
+
+
 def test_there_is_no_plan_after_the_last_step():
     assert plan_at(7) is None
 

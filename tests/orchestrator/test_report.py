@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import re
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -10,9 +11,12 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
+from rich.console import Console
 
+from orchestrator.cli.output import print_run
 from orchestrator.report import render_comparison, render_report
 from orchestrator.report.figures import accuracy_curves
+from orchestrator.report.forgetting import explain
 from orchestrator.report.reading import in_words
 from orchestrator.report.svg import Frame, Line, Stack, bars, lines
 from orchestrator.report.tables import MOST_COLUMNS, failures, rank_map
@@ -241,3 +245,16 @@ def test_numbers_are_written_for_people():
         "2 h 02 min",
     ]
     assert [setting(v) for v in (None, True, "a", [1])] == ["–", "true", "a", "[1]"]
+
+
+def test_the_page_and_the_command_line_tell_where_it_was_forgotten():
+    page, console = text_of(PAGE), Console(width=200, record=True, file=io.StringIO())
+    print_run(console, SHOWN)
+    printed = " ".join(console.export_text().split())
+    for sentence in explain(SHOWN):
+        assert sentence in page
+        assert sentence in printed
+    (reason, *_) = SHOWN["releases"][-1]["reasons"]
+    assert reason in page
+    assert reason in printed
+    assert "“work”, “small_talk” were not published; the adapter is still the one after" in page

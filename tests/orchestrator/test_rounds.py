@@ -13,7 +13,7 @@ from orchestrator.planner import plan_step
 from orchestrator.rounds import close_step
 from orchestrator.transport import failure
 from strategies.errors import RoundFailedError
-from strategies.types import HEAD, FailureReason, ParamKey, Reply
+from strategies.types import HEAD, FailureReason, ParamKey, Reply, Score
 from tests.orchestrator.builders import QUERY, a_config, a_federation, an_update
 
 CONFIG, FEDERATION = a_config(), a_federation()
@@ -92,6 +92,24 @@ FAULTS = {
         lambda u: dataclasses.replace(u, num_examples=u.num_examples | {HEAD: np.ones(9, "i8")}),
         FailureReason.WRONG_SHAPE,
         "(9,)",
+    ),
+    "more flips than examples": (
+        lambda u: dataclasses.replace(
+            u,
+            scores=(
+                Score(
+                    task_index=0,
+                    num_examples=3,
+                    num_correct=1,
+                    loss_sum=0.0,
+                    num_lost=2,
+                    num_gained=2,
+                    num_compared=3,
+                ),
+            ),
+        ),
+        FailureReason.MALFORMED,
+        "num_lost=2, num_gained=2, num_compared=3) counts more examples",
     ),
     "no count": (
         lambda u: dataclasses.replace(u, num_examples=without(u.num_examples, HEAD)),

@@ -6,13 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
 from orchestrator.store import open_store, upgrade_database
 from orchestrator.store.sql import make_engine
 from orchestrator.store.tables import Table
 from strategies.errors import SchemaVersionError, StoreError
+from tests.conftest import REPOSITORY
+from tests.contract.test_run_store import a_round
 
 
 def test_models_equal_migrations(tmp_path):
@@ -24,8 +28,40 @@ def test_models_equal_migrations(tmp_path):
 
 def test_upgrade_reports_both_versions(tmp_path):
     url = f"sqlite:///{tmp_path / 'a.db'}"
-    assert upgrade_database(url) == (None, "0001")
-    assert upgrade_database(url) == ("0001", "0001")
+    assert upgrade_database(url) == (None, "0002")
+    assert upgrade_database(url) == ("0002", "0002")
+
+
+def test_a_database_of_the_first_schema_is_upgraded_with_its_runs(tmp_path):
+    """A run scored before flips were counted has compared nothing, and goes on."""
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    with make_engine(url).begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in OLD_RUN:
+            connection.exec_driver_sql(statement)
+    with pytest.raises(SchemaVersionError, match=r"has schema 0001.*perennial db upgrade"):
+        open_store(url)
+    assert upgrade_database(url) == ("0001", "0002")
+    store = open_store(url)
+    (found,) = store.rounds("old")
+    assert found.drift == {}
+    (score,) = found.scores
+    assert (score.num_correct, score.num_lost, score.num_gained, score.num_compared) == (3, 0, 0, 0)
+    assert store.commit_round("old", a_round("old", 1, drift={"q": 0.5}))
+    assert store.rounds("old")[1].drift == {"q": 0.5}
+
+
+MIGRATIONS = REPOSITORY / "orchestrator" / "store" / "migrations"
+OLD_RUN = (
+    "INSERT INTO runs VALUES ('old', 'n', 'interrupted', 'r', '{}', 'd', '0', '{}', '[]', "
+    "'2026-03-04 05:06:07', NULL, NULL, '{}', NULL, NULL, NULL)",
+    "INSERT INTO rounds VALUES (1, 'old', 0, -1, 0, 'evaluate', '2026-03-04 05:06:07', 'c', '{}', "
+    "'{}', '{}')",
+    "INSERT INTO scores VALUES (1, 1, 'c0', 0, 0, 4, 3, '1.0', 0)",
+)
 
 
 def set_version(path: Path, version: str) -> None:
@@ -37,7 +73,7 @@ def test_a_newer_database_is_refused_by_name(tmp_path):
     path = tmp_path / "a.db"
     upgrade_database(f"sqlite:///{path}")
     set_version(path, "9999")
-    with pytest.raises(SchemaVersionError, match=r"9999.*newer.*0001; upgrade perennial"):
+    with pytest.raises(SchemaVersionError, match=r"9999.*newer.*0002; upgrade perennial"):
         open_store(f"sqlite:///{path}")
     with pytest.raises(SchemaVersionError, match="upgrade perennial"):
         upgrade_database(f"sqlite:///{path}")

@@ -51,7 +51,9 @@ def faults(kind: Any, value: object, path: str = "$") -> list[str]:
             f for key, item in value.items() for f in faults(arguments[1], item, f"{path}.{key}")
         ]
     plain = {float: (int, float)}.get(kind, kind)
-    right = origin is None and isinstance(value, plain) and not isinstance(value, bool)
+    right = (
+        origin is None and isinstance(value, plain) and isinstance(value, bool) == (kind is bool)
+    )
     return [] if right else [f"{path}: {value!r} is no {kind}"]
 
 

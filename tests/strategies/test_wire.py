@@ -79,7 +79,7 @@ def an_assignment() -> Assignment:
         scale=2.0,
         seed=2**62 + 1,
         work=work,
-        evaluation=Evaluation(tasks=(0, 1), seen_tasks=(0,)),
+        evaluation=Evaluation(tasks=(0, 1), seen_tasks=(0,), release=7, keep=True),
     )
 
 
@@ -93,7 +93,16 @@ def an_update() -> Update:
             ParamKey(HEAD, "weight"): np.array([[np.nan, np.inf]], dtype=np.float32),
         },
         num_examples={QUERY: np.array(7), HEAD: np.array([3, 4])},
-        scores=(Score(task_index=0, num_examples=3, num_correct=1, loss_sum=0.5),),
+        scores=(
+            Score(
+                task_index=0,
+                num_examples=3,
+                num_correct=1,
+                loss_sum=0.5,
+                num_lost=1,
+                num_compared=2,
+            ),
+        ),
         metrics={"loss": float("nan")},
         seconds={"train": 0.25},
         statistics={QUERY: {"squared": 0.1}},

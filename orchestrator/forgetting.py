@@ -1,0 +1,113 @@
+"""Where forgetting happened: which task, while learning which, on which clients, in which groups.
+
+Pure, from the record of a run.  Accuracies are fractions; tasks count from 0.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from orchestrator.metrics import AccuracyMatrix, by_client
+from orchestrator.store.base import ReplyRecord, RoundRecord
+
+Json = dict[str, Any]
+
+
+def explained(rounds: Sequence[RoundRecord], num_tasks: int) -> Json:
+    """Tasks, clients and groups, those that lost or moved most first, and what replay cost."""
+    scores = [score for record in rounds for score in record.scores]
+    matrix, own = AccuracyMatrix.of(scores, num_tasks), by_client(scores, num_tasks)
+    return {
+        "tasks": _tasks(matrix),
+        "clients": _clients(own),
+        "groups": _groups(rounds),
+        "replay": _replay(reply for r in rounds if r.kind == "train" for reply in r.replies),
+    }
+
+
+def _tasks(matrix: AccuracyMatrix) -> list[Json]:
+    """Every task but the last that has a best and a present score."""
+    found, last = list[Json](), matrix.num_learnt
+    for task, lost in enumerate(matrix.forgetting_per_task()):
+        column = matrix.values[:, task]
+        rows = [i for i in range(task + 1, last + 1) if np.isfinite(column[i])]
+        if not np.isfinite(lost):
+            continue
+        best = max(rows[:-1], key=lambda i: column[i])
+        drop, costliest = max(
+            ((float(column[a] - column[b]), b - 1) for a, b in pairwise(rows)),
+            key=lambda found: found[0],
+        )
+        found.append(
+            {
+                "task": task,
+                "lost": float(lost),
+                "best": float(column[best]),
+                "best_after": best - 1,
+                "final": float(column[last]),
+                "costliest": costliest if drop > 0 else None,
+                "costliest_drop": drop if drop > 0 else None,
+            }
+        )
+    return sorted(found, key=lambda each: -each["lost"])
+
+
+def _clients(own: Mapping[str, AccuracyMatrix]) -> list[Json]:
+    """Every client whose forgetting is known."""
+    found = list[Json]()
+    for client, matrix in own.items():
+        forgetting, lost = matrix.forgetting(), matrix.forgetting_per_task()
+        if not np.isfinite(forgetting):
+            continue
+        worst = int(np.nanargmax(lost))
+        found.append(
+            {
+                "client_id": client,
+                "forgetting": forgetting,
+                "task": worst,
+                "task_lost": float(lost[worst]),
+            }
+        )
+    return sorted(found, key=lambda each: -each["forgetting"])
+
+
+def _groups(rounds: Sequence[RoundRecord]) -> list[Json]:
+    """Every trained group, its drift averaged over rounds, and the task in which it was largest."""
+    moves = defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list))
+    for record in rounds:
+        for group, drift in record.drift.items():
+            moves[group][record.task_index].append(drift)
+    found = [
+        {
+            "group": group,
+            "drift": float(np.mean([drift for drifts in tasks.values() for drift in drifts])),
+            "task": max(tasks, key=lambda task: np.mean(tasks[task])),
+        }
+        for group, tasks in moves.items()
+    ]
+    return sorted(found, key=lambda each: -each["drift"])
+
+
+def _replay(replies: Iterable[ReplyRecord]) -> Json:
+    """Examples are counted each time a step is taken on them.
+
+    The seconds are each training's, times the share of its examples that were replayed.
+    """
+    replayed = trained = spent = 0.0
+    for reply in replies:
+        again, new = reply.metrics.get("replayed", 0.0), reply.metrics.get("new")
+        if new is None or not again + new:
+            continue  # it did not train, or was recorded before new examples were counted
+        replayed, trained = replayed + again, trained + again + new
+        spent += reply.seconds.get("train", 0.0) * again / (again + new)
+    return {
+        "num_replayed": int(replayed),
+        "num_trained": int(trained),
+        "share": replayed / trained if trained else None,
+        "seconds": spent if trained else None,
+    }

@@ -1,0 +1,75 @@
+"""Between a scored state and its publication: what meets the requirements becomes the adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.config import Requirements
+from orchestrator.publish import Publisher
+from orchestrator.releases import Verdict, last_release, verdicts
+from orchestrator.store.base import RunStore
+from strategies.types import GlobalState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """Publishes or keeps aside the state after a task, as the record of the run decides."""
+
+    run_id: str
+    store: RunStore
+    require: Requirements
+    task_names: Sequence[str]
+    publisher: Publisher
+
+    def release(self) -> int | None:
+        """The step that scored the last published state, None before the first."""
+        release = last_release(self._verdicts())
+        return release.step_index if release else None
+
+    def settle(self, state: GlobalState) -> None:
+        """Carry out the verdict on ``state`` if the step before it scored it after a task."""
+        found = self._verdicts()
+        if not found or found[-1].step_index != state.step_index - 1:
+            return
+        verdict = found[-1]
+        if verdict.published:
+            self._publish(verdict, state)
+        else:
+            self._withhold(verdict, state)
+
+    def catch_up(self, state: GlobalState) -> None:
+        """Settle what an orchestrator that was killed after its last commit could not."""
+        scored = next(
+            (r for r in self.store.rounds(self.run_id) if r.step_index == state.step_index - 1),
+            None,
+        )
+        settled = any(
+            event.kind in ("published", "withheld")
+            and event.data.get("step_index") == state.step_index - 1
+            and scored is not None
+            and event.at >= scored.committed_at
+            for event in self.store.events(self.run_id)
+        )
+        if not settled:
+            self.settle(state)
+
+    def _verdicts(self) -> tuple[Verdict, ...]:
+        return verdicts(self.store.rounds(self.run_id), self.require, self.task_names)
+
+    def _publish(self, verdict: Verdict, state: GlobalState) -> None:
+        path = str(self.publisher.publish(verdict.task_index, state))
+        self.store.set_adapter_path(self.run_id, path)
+        message = f"adapter after task {verdict.task_index}"
+        self._log("published", message, {"path": path, "step_index": verdict.step_index})
+
+    def _withhold(self, verdict: Verdict, state: GlobalState) -> None:
+        path = str(self.publisher.keep_aside(verdict.task_index, state))
+        name = self.task_names[verdict.task_index]
+        why = ". ".join(verdict.reasons)
+        message = f"adapter after task {verdict.task_index} {name!r}, kept at {path}: {why}"
+        data = {"path": path, "step_index": verdict.step_index, "reasons": list(verdict.reasons)}
+        self._log("withheld", message, data)
+
+    def _log(self, kind: str, message: str, data: dict[str, object]) -> None:
+        self.store.append_event(self.run_id, kind, message, data)
