@@ -243,7 +243,8 @@ def _local_run(
         model=shop.model,
         trainable=shop.model.trainable(assignment.groups),
         new_ids=np.concatenate([shard.train_ids(task) for task in work.tasks]),
-        allowed=_allowed(shop, shard, work.tasks),
+        met=assignment.met,
+        allowed=_allowed(shop, shard, (*assignment.met, *work.tasks)),
         policy=build(REPLAY_POLICIES, work.replay.policy, key="replay.policy"),
         state=state,
         rng=rng_for(assignment.seed, "batches"),
@@ -276,7 +277,7 @@ def _probed(
         model=shop.model,
         trainable=shop.model.trainable(assignment.groups),
         batches=batches,
-        allowed=_allowed(shop, shard, probe.tasks),
+        allowed=_allowed(shop, shard, (*assignment.met, *probe.tasks)),
     )
     statistics, sketches = measure(run)
     clock.lap("probe")
@@ -316,7 +317,7 @@ def _method(choice: StrategyChoice) -> ClientMethod:
 
 
 def _allowed(shop: Workshop, shard: Shard, tasks: Sequence[int]) -> torch.Tensor:
-    """Classes the client has held so far, (C,); a row it never saw is not pushed down."""
+    """Classes the client holds of the tasks it has met, (C,); others are not pushed down."""
     allowed = torch.zeros(len(shop.dataset.label_names), dtype=torch.bool)
-    allowed[torch.from_numpy(shard.classes_seen(range(max(tasks, default=-1) + 1)))] = True
+    allowed[torch.from_numpy(shard.classes_seen(tasks))] = True
     return allowed

@@ -48,8 +48,9 @@ class Batch:
 class LocalRun:
     """One client's local training, as its methods see it.
 
-    ``new_ids`` are the client's examples of the tasks at hand; ``allowed (C,)`` marks the classes
-    it has ever held, the only ones its loss may push; ``kept`` are parts that are the client's own;
+    ``new_ids`` are the client's examples of the tasks at hand, ``met`` the tasks that came to it
+    before; ``allowed (C,)`` marks the classes it has ever held, the only ones its loss may push;
+    ``task_index`` is the stage of the run; ``kept`` are parts that are the client's own;
     ``step`` counts the steps of this round; ``received`` are the trainable tensors as they came.
     Methods may change ``state`` and ``num_replayed``.
     """
@@ -66,6 +67,7 @@ class LocalRun:
     state: ClientState
     rng: Rng
     memory_rng: Rng
+    met: tuple[int, ...] = ()
     kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
     step: int = 0
     received: Mapping[ParamKey, Tensor] = field(default_factory=dict)
@@ -82,7 +84,7 @@ class LocalRun:
         state = self.state
         fresh = np.setdiff1d(np.array(sorted(self.used), dtype=np.int64), state.offered)
         labels = self.dataset.train.labels[fresh].astype(np.int64)
-        offer = Offer(ids=fresh, labels=labels, task=self.task_index)
+        offer = Offer(ids=fresh, labels=labels, task=max(self.work.tasks))
         memory = self.policy.admit(state.memory, offer, self.memory_rng)
         offered = np.union1d(state.offered, fresh)
         self.state = replace(state, memory=memory, offered=offered)

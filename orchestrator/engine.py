@@ -66,6 +66,7 @@ class Engine:
             self.store.rounds(self.run_id)[: state.step_index],
             num_steps=len(schedule(self.config, num_tasks)),
             num_tasks=num_tasks,
+            when=self.config.arrivals(num_tasks),
         )
         publisher = Publisher(
             config=self.config,
@@ -133,7 +134,8 @@ class Engine:
             return
         path = str(publisher.publish(task_index, state))
         self.store.set_adapter_path(self.run_id, path)
-        message = f"adapter after task {task_index}"
+        what = "task" if self.config.stream.arrival == "together" else "stage"
+        message = f"adapter after {what} {task_index}"
         self.store.append_event(self.run_id, "published", message, {"path": path})
 
     def _finish(self, progress: Progress, status: RunStatus, reason: str) -> RunStatus:

@@ -71,6 +71,11 @@ class Plan:
     view: RoundView
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def idle(self) -> bool:
+        """No client is at a task it has examples of: there is nothing to do, and nothing wrong."""
+        return self.step.kind != "evaluate" and not self.view.clients
+
 
 def plan_step(
     run_id: str, config: RunConfig, federation: Federation, state: GlobalState, fleet: Fleet
@@ -110,7 +115,8 @@ class _Planner:
     def evaluation(self) -> Plan:
         """Score all tasks on everybody who holds test examples."""
         everything = tuple(range(len(self.federation.tasks)))
-        evaluation = Evaluation(tasks=everything, seen_tasks=self.step.seen or everything)
+        seen = everything if self.step.task_index < 0 else self._seen()
+        evaluation = Evaluation(tasks=everything, seen_tasks=seen)
         clients = tuple(client for client in self.federation.clients if sum(client.num_test))
         view = self._view(clients)
         kept = self._kept(view)
@@ -136,7 +142,13 @@ class _Planner:
         )
         kept, plans = self._kept(view), self._candidates()
         orders = [
-            self._order(c.client_id, plans, kept.get(c.client_id, {}), probe=probe) for c in cohort
+            self._order(
+                c.client_id,
+                plans,
+                kept.get(c.client_id, {}),
+                probe=replace(probe, tasks=self.step.tasks_of(c.client_id)),
+            )
+            for c in cohort
         ]
         return self._plan(orders, view)
 
@@ -144,6 +156,8 @@ class _Planner:
         """Choose clients, groups and ranks, and send everybody their slice."""
         cohort, notes = self._cohort()
         view, path = self._view(cohort), (self.step.task_index, self.step.round_index)
+        if not cohort:
+            return self._plan([], view, notes)
         selection = self.config.layer_selector().select(
             self._remembering(view, SELECTION), rng_for(self.config.seed, "selection", *path)
         )
@@ -165,7 +179,7 @@ class _Planner:
                     plans,
                     kept.get(client.client_id, {}),
                     left_out,
-                    work=self._work(),
+                    work=self._work(client.client_id),
                     evaluation=self._mid_task_evaluation(),
                 )
             )
@@ -191,6 +205,7 @@ class _Planner:
             batch_size=learning.batch_size,
             bytes_per_value_up=bytes_per_value(self.config.compressors()),
             bytes_per_value_down={"fp32": 4.0, "int8": 1.0}.get(self.config.strategy.downlink, 2.0),
+            own_tasks=self.step.own,
         )
         return RoundView(
             task_index=self.step.task_index,
@@ -234,11 +249,12 @@ class _Planner:
     def _cohort(self) -> tuple[tuple[ClientProfile, ...], tuple[str, ...]]:
         """Who trains: drawn evenly from those who hold examples of the tasks, in client order."""
         step, clients = self.step, self.federation.clients
-        able = [c for c in clients if any(c.num_train[task] for task in step.tasks)]
+        able = [c for c in clients if any(c.num_train[t] for t in step.tasks_of(c.client_id))]
         size, notes = self.config.cohort_size(), list[str]()
         without = [c.client_id for c in clients if c not in able]
         if without and step.round_index == 0:
-            notes.append(f"no training examples of task {step.task_index}: {', '.join(without)}")
+            what = "the task they meet" if step.own else f"task {step.task_index}"
+            notes.append(f"no training examples of {what}: {', '.join(without)}")
         if len(able) < size:
             notes.append(f"cohort of {len(able)} instead of {size}: no more clients hold examples")
         rng = rng_for(self.config.seed, "cohort", step.task_index, step.round_index)
@@ -305,6 +321,7 @@ class _Planner:
             groups=plans,
             scale=self.config.adapter.scale,
             seed=seed_for(self.config.seed, client, step.task_index, step.round_index),
+            met=step.met_by(client),
             downlink=self.config.downlink_choices(),
             kept=kept,
             held=parcel.held,
@@ -317,10 +334,22 @@ class _Planner:
             holding=parcel.holding,
         )
 
-    def _work(self) -> Work:
+    def _seen(self) -> tuple[int, ...]:
+        """Tasks learnt so far: those that have come to anyone who has examples of them."""
+        if not self.step.own:
+            return self.step.seen
+        come = {c: {*self.step.tasks_of(c), *self.step.met_by(c)} for c in self.step.own}
+        clients = self.federation.clients
+        return tuple(
+            task
+            for task in self.step.seen
+            if any(c.num_train[task] and task in come[c.client_id] for c in clients)
+        )
+
+    def _work(self, client: ClientId) -> Work:
         learning, step = self.config.learning, self.step
         return Work(
-            tasks=step.tasks,
+            tasks=step.tasks_of(client),
             steps=learning.local_steps,
             batch_size=learning.batch_size,
             first_step=step.round_index * learning.local_steps,
@@ -335,9 +364,10 @@ class _Planner:
     def _mid_task_evaluation(self) -> Evaluation | None:
         if not self.config.evaluation.each_round:
             return None
+        seen = self._seen()
         return Evaluation(
-            tasks=self.step.seen,
-            seen_tasks=self.step.seen,
+            tasks=seen,
+            seen_tasks=seen,
             max_examples=self.config.evaluation.max_examples,
         )
 

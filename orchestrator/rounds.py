@@ -78,7 +78,7 @@ def close_step(
             rng_for(config.seed, "aggregation", step.task_index, step.round_index),
         )
         needed = config.federation.min_replies if step.kind == "train" else 1
-        if ledger.usable < min(needed, len(plan.orders)) or not plan.orders:
+        if ledger.usable < min(needed, len(plan.orders)) or not (plan.orders or plan.idle):
             raise RoundFailedError(_why(plan, ledger, needed))
         after = learnt(state, plan, aggregated, ledger.observations, config)
     spent = time.monotonic() - start - ledger.waited_seconds
