@@ -144,9 +144,8 @@ class LocalTrainer:
             clock.lap("evaluate")
         update = blank_update(assignment, scores, clock)
         if assignment.probe:
-            run = probe_run(
-                shop, shard, assignment, state, _allowed(shop, shard, assignment.probe.tasks)
-            )
+            tasks = (*assignment.met, *assignment.probe.tasks)
+            run = probe_run(shop, shard, assignment, state, _allowed(shop, shard, tasks))
             return probed(run, assignment, update, clock)
         if not assignment.work:
             return update
@@ -302,7 +301,8 @@ def _local_run(
         model=shop.model,
         trainable=shop.model.trainable(assignment.groups),
         new_ids=_ids(shard, work, state),
-        allowed=_allowed(shop, shard, work.tasks),
+        met=assignment.met,
+        allowed=_allowed(shop, shard, (*assignment.met, *work.tasks)),
         policy=build(REPLAY_POLICIES, work.replay.policy, key="replay.policy"),
         state=state,
         rng=rng_for(assignment.seed, "batches"),
@@ -345,7 +345,7 @@ def _method(choice: StrategyChoice) -> ClientMethod:
 
 
 def _allowed(shop: Workshop, shard: Shard, tasks: Sequence[int]) -> torch.Tensor:
-    """Classes the client has held so far, (C,); a row it never saw is not pushed down."""
+    """Classes the client holds of the tasks it has met, (C,); others are not pushed down."""
     allowed = torch.zeros(len(shop.dataset.label_names), dtype=torch.bool)
-    allowed[torch.from_numpy(shard.classes_seen(range(max(tasks, default=-1) + 1)))] = True
+    allowed[torch.from_numpy(shard.classes_seen(tasks))] = True
     return allowed

@@ -49,12 +49,13 @@ class Batch:
 class LocalRun:
     """One client's local training, as its methods see it.
 
-    ``new_ids`` are the client's examples of the tasks at hand; ``allowed (C,)`` marks the classes
-    it has ever held, the only ones its loss may push; ``kept`` are parts that are the client's own;
-    ``step`` counts the steps of this round and ``rate_factor`` is the share of the peak learning
-    rate it is taken at; ``received`` are the trainable tensors as they came, ``frozen`` the merged
-    pairs of the state, which nobody trains; ``remembered`` is how the memory fared under what was
-    received.  Methods may change ``state`` and ``num_replayed``.
+    ``new_ids`` are the client's examples of the tasks at hand, ``met`` the tasks that came to it
+    before; ``allowed (C,)`` marks the classes it has ever held, the only ones its loss may push;
+    ``task_index`` is the stage of the run; ``kept`` are parts that are the client's own; ``step``
+    counts the steps of this round and ``rate_factor`` is the share of the peak learning rate it is
+    taken at; ``received`` are the trainable tensors as they came, ``frozen`` the merged pairs of
+    the state, which nobody trains; ``remembered`` is how the memory fared under what was received.
+    Methods may change ``state`` and ``num_replayed``.
     """
 
     task_index: int
@@ -69,6 +70,7 @@ class LocalRun:
     state: ClientState
     rng: Rng
     memory_rng: Rng
+    met: tuple[int, ...] = ()
     kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
     frozen: Tensors = field(default_factory=dict)
     step: int = 0
@@ -92,7 +94,7 @@ class LocalRun:
         state = self.state
         fresh = np.setdiff1d(np.array(sorted(self.used), dtype=np.int64), state.offered)
         labels = self.dataset.train.labels[fresh].astype(np.int64)
-        offer = Offer(ids=fresh, labels=labels, task=self.task_index)
+        offer = Offer(ids=fresh, labels=labels, task=max(self.work.tasks))
         memory = self.policy.admit(state.memory, offer, self.memory_rng)
         memory = memory.with_losses_of(state.memory)
         offered = np.union1d(state.offered, fresh)
@@ -110,7 +112,7 @@ def train(run: LocalRun, methods: Sequence[ClientMethod]) -> float:
         run.state = replace(run.state, memory=memory)
     if run.work.source == "memory":
         losses = _steps(run, methods, run.new_ids)
-        run.num_replayed = run.work.steps * min(run.work.batch_size, len(run.new_ids))
+        run.num_replayed, run.num_new = run.num_new, 0
         return float(np.mean(losses)) if losses else math.nan
     return _on_tasks(run, methods)
 

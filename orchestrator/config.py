@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from orchestrator.config_checks import faults_of
 from orchestrator.links import Links
+from strategies.arrival import Arrivals, arrivals
 from strategies.catalog import (
     AGGREGATORS,
     COMPRESSORS,
@@ -50,7 +51,7 @@ from strategies.recipe import (
     SharedRecipe,
     StreamRecipe,
 )
-from strategies.types import Optimization, ReplayDirective, StrategyChoice
+from strategies.types import Optimization, ReplayDirective, StrategyChoice, client_ids
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -255,6 +256,12 @@ class RunConfig(Section):
     def cohort_size(self) -> int:
         """Clients asked per round."""
         return self.federation.cohort or self.federation.clients
+
+    def arrivals(self, num_tasks: int) -> Arrivals | None:
+        """When each client meets each task; None where all meet the same at the same time."""
+        if self.stream.arrival == "together":
+            return None
+        return arrivals(self.stream, client_ids(self.federation.clients), num_tasks, self.seed)
 
     def layer_selector(self) -> LayerSelector:
         """The configured layer selection."""

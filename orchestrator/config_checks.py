@@ -190,6 +190,7 @@ def _check_together(config: RunConfig) -> list[Fault]:
     if federation.min_replies > config.cohort_size():
         expected = f"at most the cohort of {config.cohort_size()}"
         faults.append(Fault("federation.min_replies", str(federation.min_replies), expected))
+    faults += _check_arrival(config)
     if config.model.task == "causal-lm" and config.stream.kind != "domain-incremental":
         faults.append(
             Fault(
@@ -213,4 +214,20 @@ def _check_together(config: RunConfig) -> list[Fault]:
         ]
     if config.data.source == "huggingface" and config.data.name is None:
         faults.append(Fault("data.name", "nothing", "a data set's hub name or path"))
+    return faults
+
+
+def _check_arrival(config: RunConfig) -> list[Fault]:
+    """Whether clients can meet the tasks apart."""
+    stream, faults = config.stream, list[Fault]()
+    if stream.arrival != "together" and config.learning.mode == "joint":
+        expected = "'together', since joint training gives all tasks to all clients at once"
+        hint = 'remove stream.arrival or set learning.mode = "sequence"'
+        faults.append(Fault("stream.arrival", repr(stream.arrival), expected, hint))
+    if stream.lag and stream.lag > config.federation.clients:
+        expected = f"at most federation.clients = {config.federation.clients}"
+        hint = (
+            "client k starts k mod lag stages later, so a longer lag leaves stages without anyone"
+        )
+        faults.append(Fault("stream.lag", str(stream.lag), expected, hint))
     return faults

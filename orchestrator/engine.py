@@ -68,6 +68,7 @@ class Engine:
             self.store.rounds(self.run_id)[: state.step_index],
             num_steps=len(schedule(self.config, num_tasks)),
             num_tasks=num_tasks,
+            when=self.config.arrivals(num_tasks),
         )
         gate = self._gate(federation)
         gate.catch_up(state)
@@ -91,6 +92,7 @@ class Engine:
             store=self.store,
             require=self.config.publish.require,
             task_names=[task.name for task in federation.tasks],
+            when=self.config.arrivals(len(federation.tasks)),
             publisher=Publisher(
                 config=self.config,
                 federation=federation,

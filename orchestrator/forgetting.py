@@ -14,28 +14,35 @@ import numpy as np
 
 from orchestrator.metrics import AccuracyMatrix, by_client
 from orchestrator.store.base import ReplyRecord, RoundRecord
+from strategies.arrival import Arrivals
 
 Json = dict[str, Any]
 
 
-def explained(rounds: Sequence[RoundRecord], num_tasks: int) -> Json:
-    """Tasks, clients and groups, those that lost or moved most first, and what replay cost."""
+def explained(rounds: Sequence[RoundRecord], num_tasks: int, when: Arrivals | None = None) -> Json:
+    """Tasks, clients and groups, those that lost or moved most first, and what replay cost.
+
+    ``when`` says when each client meets each task, None where every stage is a task.
+    """
     scores = [score for record in rounds for score in record.scores]
-    matrix, own = AccuracyMatrix.of(scores, num_tasks), by_client(scores, num_tasks)
+    matrix, own = (
+        AccuracyMatrix.of(scores, num_tasks, when=when),
+        by_client(scores, num_tasks, when),
+    )
     return {
         "tasks": _tasks(matrix),
         "clients": _clients(own),
         "groups": _groups(rounds),
-        "replay": _replay(reply for r in rounds if r.kind == "train" for reply in r.replies),
+        "replay": _replay(reply for record in rounds for reply in record.replies),
     }
 
 
 def _tasks(matrix: AccuracyMatrix) -> list[Json]:
     """Every task but the last that has a best and a present score."""
-    found, last = list[Json](), matrix.num_learnt
+    found, last = list[Json](), matrix.last_row
     for task, lost in enumerate(matrix.forgetting_per_task()):
         column = matrix.values[:, task]
-        rows = [i for i in range(task + 1, last + 1) if np.isfinite(column[i])]
+        rows = [i for i in range(matrix.rows[task], last + 1) if np.isfinite(column[i])]
         if not np.isfinite(lost):
             continue
         best = max(rows[:-1], key=lambda i: column[i])

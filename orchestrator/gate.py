@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from orchestrator.config import Requirements
 from orchestrator.publish import Publisher
-from orchestrator.releases import Verdict, last_release, verdicts
+from orchestrator.releases import Verdict, last_release, stage_name, verdicts
 from orchestrator.store.base import RunStore
+from strategies.arrival import Arrivals
 from strategies.types import GlobalState
 
 
@@ -20,6 +21,7 @@ class Gate:
     store: RunStore
     require: Requirements
     task_names: Sequence[str]
+    when: Arrivals | None
     publisher: Publisher
 
     def release(self) -> int | None:
@@ -55,21 +57,24 @@ class Gate:
             self.settle(state)
 
     def _verdicts(self) -> tuple[Verdict, ...]:
-        return verdicts(self.store.rounds(self.run_id), self.require, self.task_names)
+        return verdicts(self.store.rounds(self.run_id), self.require, self.task_names, self.when)
 
     def _publish(self, verdict: Verdict, state: GlobalState) -> None:
         path = str(self.publisher.publish(verdict.task_index, state))
         self.store.set_adapter_path(self.run_id, path)
-        message = f"adapter after task {verdict.task_index}"
+        message = f"adapter after {self._after(verdict)}"
         self._log("published", message, {"path": path, "step_index": verdict.step_index})
 
     def _withhold(self, verdict: Verdict, state: GlobalState) -> None:
         path = str(self.publisher.keep_aside(verdict.task_index, state))
-        name = self.task_names[verdict.task_index]
         why = ". ".join(verdict.reasons)
-        message = f"adapter after task {verdict.task_index} {name!r}, kept at {path}: {why}"
+        message = f"adapter after {self._after(verdict)}, kept at {path}: {why}"
         data = {"path": path, "step_index": verdict.step_index, "reasons": list(verdict.reasons)}
         self._log("withheld", message, data)
+
+    def _after(self, verdict: Verdict) -> str:
+        num_stages = self.when.num_stages if self.when else len(self.task_names)
+        return stage_name(verdict.task_index, self.task_names, num_stages)
 
     def _log(self, kind: str, message: str, data: dict[str, object]) -> None:
         self.store.append_event(self.run_id, kind, message, data)

@@ -49,9 +49,11 @@ def questions(
     asked = dict[ClientId, Probe]()
     for client in federation.clients:
         known = () if moved else book.get(client.client_id, np.zeros(0)).tolist()
-        wanted = step.tasks if moved else tuple(t for t in step.seen if t not in known)
+        new = step.tasks_of(client.client_id)
+        met = (*step.met_by(client.client_id), *new)
+        wanted = new if moved else tuple(task for task in met if task not in known)
         tasks = tuple(task for task in wanted if client.num_train[task])
-        past = moved and any(client.num_train[task] for task in step.seen)
+        past = moved and any(client.num_train[task] for task in met)
         if tasks or past:
             asked[client.client_id] = Probe(
                 tasks=tasks,
@@ -126,7 +128,9 @@ class HeadSums:
         return replace(result, sketches={})
 
     def solved(self, state: GlobalState) -> GlobalState:
-        """``state`` with the head that all sums give."""
+        """``state`` with the head that all sums give; as it was while there are none."""
+        if not self.sums:
+            return state
         rows, sums = self.solver.solve(self.sums)
         book = {**self.book, _STEP: np.array(state.step_index)}
         return replace(

@@ -72,6 +72,8 @@ def learnt(
     tensors, evidence = aggregated.tensors, state.evidence
     if uses_evidence(config) and plan.step.kind in ("train", "probe"):
         evidence = _newest(state, seen)
+    if plan.idle:
+        return replace(state, tensors=tensors, memories=_filled(memories))
     if plan.step.kind == "probe":
         tensors, evidence, started = _started(state, plan, evidence, tensors, config)
         memories |= started
@@ -82,9 +84,13 @@ def learnt(
     return replace(
         state,
         tensors=tensors,
-        memories={kind: memory for kind, memory in memories.items() if memory},
+        memories=_filled(memories),
         evidence=evidence,
     )
+
+
+def _filled(memories: Mapping[str, State]) -> dict[str, State]:
+    return {kind: memory for kind, memory in memories.items() if memory}
 
 
 def _newest(

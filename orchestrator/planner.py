@@ -75,6 +75,11 @@ class Plan:
     view: RoundView
     notes: tuple[str, ...] = field(default=())
 
+    @property
+    def idle(self) -> bool:
+        """No client is at a task it has examples of: there is nothing to do, and nothing wrong."""
+        return self.step.kind != "evaluate" and not self.view.clients
+
 
 def plan_step(
     run_id: str,
@@ -129,9 +134,10 @@ class _Planner:
     def evaluation(self) -> Plan:
         """Score all tasks on everybody who holds test examples."""
         everything = tuple(range(len(self.federation.tasks)))
+        seen = everything if self.step.task_index < 0 else self._seen()
         evaluation = Evaluation(
             tasks=everything,
-            seen_tasks=self.step.seen or everything,
+            seen_tasks=seen,
             release=self.release,
             keep=self.step.task_index >= 0,
         )
@@ -163,7 +169,13 @@ class _Planner:
         )
         kept, plans = self._kept(view), self._candidates()
         orders = [
-            self._order(c.client_id, plans, kept.get(c.client_id, {}), probe=probe) for c in cohort
+            self._order(
+                c.client_id,
+                plans,
+                kept.get(c.client_id, {}),
+                probe=replace(probe, tasks=self.step.tasks_of(c.client_id)),
+            )
+            for c in cohort
         ]
         return self._plan(orders, view)
 
@@ -183,6 +195,8 @@ class _Planner:
         """Choose clients, groups and ranks, and send everybody their slice."""
         cohort, notes = self._cohort()
         view = self._view(cohort)
+        if not cohort:
+            return self._plan([], view, notes)
         selection = self.config.layer_selector().select(
             self._remembering(view, SELECTION),
             rng_for(self.config.seed, "selection", *self.step.path),
@@ -206,7 +220,6 @@ class _Planner:
         selection = {client.client_id: chosen for client in cohort}
         work = replace(
             self._work(),
-            tasks=self.step.seen,
             steps=strategy.steps,
             first_step=0,
             total_steps=strategy.steps,
@@ -240,7 +253,7 @@ class _Planner:
                     plans,
                     kept.get(client.client_id, {}),
                     left_out,
-                    work=replace(work, replay=self._replay(client)),
+                    work=self._shared_out(work, client),
                     evaluation=self._mid_task_evaluation(),
                 )
             )
@@ -266,6 +279,7 @@ class _Planner:
             batch_size=learning.batch_size,
             bytes_per_value_up=bytes_per_value(self.config.compressors()),
             bytes_per_value_down={"fp32": 4.0, "int8": 1.0}.get(self.config.strategy.downlink, 2.0),
+            own_tasks=self.step.own,
         )
         return RoundView(
             task_index=self.step.task_index,
@@ -309,12 +323,12 @@ class _Planner:
     def _cohort(self) -> tuple[tuple[ClientProfile, ...], tuple[str, ...]]:
         """Who trains: drawn evenly from those who hold examples of the tasks, in client order."""
         step, clients = self.step, self.federation.clients
-        tasks = step.seen if step.kind == "replay" else step.tasks
-        able = [c for c in clients if any(c.num_train[task] for task in tasks)]
+        able = [c for c in clients if any(c.num_train[t] for t in self._tasks_of(c.client_id))]
         size, notes = self.config.cohort_size(), list[str]()
         without = [c.client_id for c in clients if c not in able]
         if without and step.round_index == 0:
-            notes.append(f"no training examples of task {step.task_index}: {', '.join(without)}")
+            what = "the task they meet" if step.own else f"task {step.task_index}"
+            notes.append(f"no training examples of {what}: {', '.join(without)}")
         if len(able) < size:
             notes.append(f"cohort of {len(able)} instead of {size}: no more clients hold examples")
         rng = rng_for(self.config.seed, "cohort", *step.path)
@@ -381,6 +395,7 @@ class _Planner:
             groups=plans,
             scale=self.config.adapter.scale,
             seed=seed_for(self.config.seed, client, *step.path),
+            met=step.met_by(client),
             downlink=self.config.downlink_choices(),
             kept=kept,
             held=parcel.held,
@@ -391,6 +406,18 @@ class _Planner:
             tensors=parcel.tensors,
             max_reply_bytes=largest_reply(assignment, specs),
             holding=parcel.holding,
+        )
+
+    def _seen(self) -> tuple[int, ...]:
+        """Tasks learnt so far: those that have come to anyone who has examples of them."""
+        if not self.step.own:
+            return self.step.seen
+        come = {c: {*self.step.tasks_of(c), *self.step.met_by(c)} for c in self.step.own}
+        clients = self.federation.clients
+        return tuple(
+            task
+            for task in self.step.seen
+            if any(c.num_train[task] and task in come[c.client_id] for c in clients)
         )
 
     def _work(self) -> Work:
@@ -408,6 +435,16 @@ class _Planner:
             reports=_reports(self.config),
         )
 
+    def _tasks_of(self, client: ClientId) -> tuple[int, ...]:
+        """Whose examples a client trains on: for a replay round, of every task it has met."""
+        own = self.step.tasks_of(client)
+        return (*self.step.met_by(client), *own) if self.step.kind == "replay" else own
+
+    def _shared_out(self, work: Work, client: ClientProfile) -> Work:
+        """A client's own part in a round's work."""
+        tasks = self._tasks_of(client.client_id)
+        return replace(work, tasks=tasks, replay=self._replay(client))
+
     def _replay(self, client: ClientProfile) -> ReplayDirective:
         """What a client's memory is to do, its share by what its tasks have lost."""
         share, steering = self.config.replay.share, self.config.replay.steering
@@ -419,9 +456,10 @@ class _Planner:
     def _mid_task_evaluation(self) -> Evaluation | None:
         if not self.config.evaluation.each_round:
             return None
+        seen = self._seen()
         return Evaluation(
-            tasks=self.step.seen,
-            seen_tasks=self.step.seen,
+            tasks=seen,
+            seen_tasks=seen,
             max_examples=self.config.evaluation.max_examples,
         )
 

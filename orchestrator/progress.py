@@ -12,6 +12,7 @@ from uuid import uuid4
 from orchestrator.metrics import headline
 from orchestrator.planner import Plan
 from orchestrator.store.base import RoundRecord, RunStatus, RunStore
+from strategies.arrival import Arrivals
 from strategies.errors import RunInterrupted
 
 LEASE: Final = timedelta(seconds=60)
@@ -30,20 +31,30 @@ class Progress:
     """Keeps the run's lease and publishes its progress with it, at most twice a second.
 
     Readers see ``phase``, ``task``, ``round``, ``clients_done`` of ``clients_asked``, ``loss``,
-    ``accuracy`` per task, bytes both ways, ``steps_done`` of ``steps`` and the headline metrics.
+    ``accuracy`` per task, bytes both ways, ``steps_done`` of ``steps`` and the headline metrics;
+    ``stages``, how many there are, where clients do not all meet the same task at once.
     """
 
     run_id: str
     store: RunStore
     num_steps: int = 0
     num_tasks: int = 0
+    when: Arrivals | None = None
     owner: str = field(default_factory=lambda: uuid4().hex)
     shown: dict[str, Any] = field(default_factory=dict)
     _published: float = 0.0
 
-    def begin(self, rounds: Sequence[RoundRecord], num_steps: int, num_tasks: int) -> None:
+    def begin(
+        self,
+        rounds: Sequence[RoundRecord],
+        num_steps: int,
+        num_tasks: int,
+        when: Arrivals | None = None,
+    ) -> None:
         """Take up the count after ``rounds``, those already committed."""
-        self.num_steps, self.num_tasks = num_steps, num_tasks
+        self.num_steps, self.num_tasks, self.when = num_steps, num_tasks, when
+        if when:
+            self.shown["stages"] = when.num_stages
         self.show(
             steps=num_steps,
             bytes_up=sum(reply.bytes_up for r in rounds for reply in r.replies),
@@ -91,7 +102,7 @@ class Progress:
 
     def measured(self, rounds: Sequence[RoundRecord]) -> None:
         """A row of the accuracy matrix is complete."""
-        self.show(**headline(rounds, self.num_tasks))
+        self.show(**headline(rounds, self.num_tasks, self.when))
 
     def publish(self) -> None:
         """Renew the lease with the newest progress unless that was just done."""

@@ -16,20 +16,23 @@ import numpy as np
 from orchestrator.config import Requirements
 from orchestrator.metrics import AccuracyMatrix, Flips
 from orchestrator.store.base import EventRecord, RoundRecord, ScoreRecord
+from strategies.arrival import Arrivals
 
 _ROUNDING: Final = 1e-9  # 0.95 − 0.90 is more than 0.05 in floating point
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What became of the state after ``task_index``, scored by ``step_index``.
+    """What became of the state after stage ``task_index``, scored by ``step_index``.
 
-    ``compared_with`` is the task of the last state published before, None where there was none.
+    ``learnt`` are the tasks it had learnt.  ``compared_with`` is the last state published before,
+    None where there was none.
     """
 
     step_index: int
     task_index: int
-    compared_with: int | None
+    learnt: tuple[int, ...]
+    compared_with: Verdict | None
     reasons: tuple[str, ...]
 
     @property
@@ -39,9 +42,15 @@ class Verdict:
 
 
 def verdicts(
-    rounds: Sequence[RoundRecord], require: Requirements, task_names: Sequence[str]
+    rounds: Sequence[RoundRecord],
+    require: Requirements,
+    task_names: Sequence[str],
+    when: Arrivals | None = None,
 ) -> tuple[Verdict, ...]:
-    """One per task after which the model was scored, in order."""
+    """One per stage after which the model was scored, in order.
+
+    ``when`` says when each client meets each task, None where every stage is a task.
+    """
     found, scores = list[Verdict](), list[ScoreRecord]()
     for record in rounds:
         scores += record.scores
@@ -53,13 +62,14 @@ def verdicts(
             task_index=record.task_index,
             scores=scores,
             earlier=found,
-            matrix=AccuracyMatrix.of(scores, len(task_names)),
+            matrix=AccuracyMatrix.of(scores, len(task_names), when=when),
         )
         found.append(
             Verdict(
                 step_index=record.step_index,
                 task_index=record.task_index,
-                compared_with=case.release.task_index if case.release else None,
+                learnt=case.learnt_by(record.task_index),
+                compared_with=case.release,
                 reasons=tuple(case.reasons()),
             )
         )
@@ -91,7 +101,7 @@ def described(
             "published": verdict.published,
             "reasons": list(verdict.reasons),
             "path": paths.get(verdict.step_index),
-            "compared_with": verdict.compared_with,
+            "compared_with": verdict.compared_with.task_index if verdict.compared_with else None,
             **_rates(Flips.of(scores, verdict.task_index, _known_before(verdict))),
             "flips": [
                 {"task": task, **_rates(Flips.of(scores, verdict.task_index, [task]))}
@@ -102,9 +112,16 @@ def described(
     ]
 
 
-def _known_before(verdict: Verdict) -> range:
+def _known_before(verdict: Verdict) -> tuple[int, ...]:
     """The tasks that the state it was compared with had learnt."""
-    return range(0 if verdict.compared_with is None else verdict.compared_with + 1)
+    return verdict.compared_with.learnt if verdict.compared_with else ()
+
+
+def stage_name(index: int, task_names: Sequence[str], num_stages: int) -> str:
+    """What was learnt last: a task by name or, where clients meet tasks apart, a stage."""
+    if num_stages == len(task_names):
+        return f"task {index} {task_names[index]!r}"
+    return f"stage {index}"
 
 
 def _rates(flips: Flips) -> dict[str, Any]:
@@ -115,11 +132,6 @@ def _rates(flips: Flips) -> dict[str, Any]:
         "negative_flip_rate": flips.nfr,
         "positive_flip_rate": flips.pfr,
     }
-
-
-def learnt_by(verdict: Verdict) -> range:
-    """The tasks that the state had learnt."""
-    return range(verdict.task_index + 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +149,10 @@ class _Case:
     def release(self) -> Verdict | None:
         return last_release(self.earlier)
 
+    def learnt_by(self, stage: int) -> tuple[int, ...]:
+        """The tasks that count as learnt once ``stage`` is over."""
+        return tuple(np.flatnonzero(self.matrix.rows <= stage + 1).tolist())
+
     def reasons(self) -> Iterator[str]:
         """Every requirement that is not met, in words and numbers."""
         yield from self._drops()
@@ -149,7 +165,7 @@ class _Case:
         if limit is None:
             return
         wanted = _wants("max_drop", limit)
-        for task in range(self.task_index):
+        for task in self.learnt_by(self.task_index - 1):
             best, now = self._best(task), float(self.matrix.values[self.task_index + 1, task])
             name = f"task {task} {self.task_names[task]!r}"
             if best is None:
@@ -162,7 +178,7 @@ class _Case:
 
     def _best(self, task: int) -> float | None:
         """The task's best accuracy in a published state that had learnt it."""
-        rows = [v.task_index + 1 for v in self.earlier if v.published and task in learnt_by(v)]
+        rows = [v.task_index + 1 for v in self.earlier if v.published and task in v.learnt]
         measured = self.matrix.values[rows, task]
         measured = measured[np.isfinite(measured)]
         return float(measured.max()) if len(measured) else None
@@ -171,10 +187,9 @@ class _Case:
         limit, release = self.require.max_negative_flips, self.release
         if limit is None or release is None:
             return
-        flips = Flips.of(self.scores, self.task_index, learnt_by(release))
-        since = (
-            f"the release after task {release.task_index} {self.task_names[release.task_index]!r}"
-        )
+        flips = Flips.of(self.scores, self.task_index, release.learnt)
+        num_stages = len(self.matrix.values) - 1
+        since = f"the release after {stage_name(release.task_index, self.task_names, num_stages)}"
         if not flips.num_compared:
             yield f"no client has its answers to {since}; {_wants('max_negative_flips', limit)}"
         elif _over(flips.nfr, limit):
@@ -189,7 +204,8 @@ class _Case:
         if limit is None or acc >= limit - _ROUNDING:
             return
         found = "could not be measured" if isnan(acc) else f"is {acc:.3f}"
-        learnt = "task" if self.task_index == 0 else f"{self.task_index + 1} tasks"
+        count = len(self.learnt_by(self.task_index))
+        learnt = "task" if count == 1 else f"{count} tasks"
         yield f"accuracy over the {learnt} learnt {found}; {_wants('min_accuracy', limit)}"
 
     def _forgotten(self) -> Iterator[str]:

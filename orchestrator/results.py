@@ -204,8 +204,10 @@ class ShownEvent(TypedDict):
 class Show(Metrics):
     """``perennial show``.
 
-    ``accuracy_matrix`` has T+1 rows, row 0 is the untrained model.  ``average_accuracy`` has an
-    entry per task learnt, ``forgetting_per_task`` one per task but the last.
+    ``accuracy_matrix`` has a row per stage and one before, the untrained model; a stage is a task
+    where ``arrival`` is ``together``.  ``last_row`` is the newest one measured; by row
+    ``learnt_at[j]`` task j counts as learnt.  ``average_accuracy`` has an entry per row but the
+    first, ``forgetting_per_task`` one per task up to the last learnt before the last row.
     """
 
     schema_version: int
@@ -222,6 +224,9 @@ class Show(Metrics):
     duration_seconds: float | None
     tasks: list[str]
     tasks_learnt: int
+    arrival: str
+    last_row: int
+    learnt_at: list[int]
     accuracy_matrix: list[list[float | None]]
     average_accuracy: list[float | None]
     forgetting_per_task: list[float | None]

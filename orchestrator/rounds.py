@@ -85,8 +85,7 @@ def close_step(
             rng_for(config.seed, "aggregation", step.task_index, step.round_index),
         )
         needed = config.federation.min_replies if step.kind == "train" else 1
-        idle = not plan.orders and step.kind != "replay"  # which may find nothing to mend
-        if ledger.usable < min(needed, len(plan.orders)) or idle:
+        if ledger.usable < min(needed, len(plan.orders)) or not (plan.orders or plan.idle):
             raise RoundFailedError(_why(plan, ledger, needed))
         after = learnt(state, plan, aggregated, ledger.observations, config)
         if ledger.sums:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from orchestrator.config import RunConfig
 from orchestrator.store.base import RoundKind
-from strategies.protocols import Probing, Question, RoundPlace
+from strategies.arrival import Arrivals
+from strategies.protocols import Probing, Question, ReplayRounds, RoundPlace
+from strategies.types import ClientId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One element of a run's schedule.
 
-    ``tasks`` are trained on; ``seen`` are those learnt so far, with the current ones.  An
-    evaluation's ``task_index`` is the task just learnt, −1 before the first.  A probe asks
-    ``question`` before the training step that follows it, or after a task's last, for the merger.
-    A replay step trains on memories, the ``repeat``-th time after the training round it belongs to.
-    A head step sums examples of the tasks seen and solves the head from them.  ``closes``: the task
-    ends with this step.
+    ``task_index`` is the stage, that of an evaluation the one just done, −1 before the first;
+    ``tasks`` are trained on in it; ``seen`` are those learnt so far, with the current ones.  Where
+    clients do not meet the same tasks, ``own`` gives those each trains on and ``met`` those it met
+    before.  A probe asks ``question`` before the training step that follows it, or after a task's
+    last, for the merger.  A replay step trains on memories, the ``repeat``-th time after the
+    training round it belongs to.  A head step sums examples of the tasks seen and solves the head
+    from them.  ``closes``: the task ends with this step.
     """
 
     kind: RoundKind
@@ -29,6 +32,8 @@ class Step:
     tasks: tuple[int, ...] = ()
     seen: tuple[int, ...] = ()
     question: Question | None = None
+    own: Mapping[ClientId, tuple[int, ...]] = field(default_factory=dict)
+    met: Mapping[ClientId, tuple[int, ...]] = field(default_factory=dict)
     repeat: int = 0
     closes: bool = False
 
@@ -38,91 +43,98 @@ class Step:
         place = (self.task_index, self.round_index)
         return place if self.kind != "replay" else ("replay", *place, self.repeat)
 
+    def tasks_of(self, client: ClientId) -> tuple[int, ...]:
+        """What ``client`` trains on; nothing where no task has come to it, or all have."""
+        return self.own.get(client, self.tasks)
 
-@dataclass(frozen=True, slots=True)
-class _Stage:
-    """What is learnt between two rows of the accuracy matrix."""
-
-    task_index: int
-    num_rounds: int
-    tasks: tuple[int, ...]
-    seen: tuple[int, ...]
+    def met_by(self, client: ClientId) -> tuple[int, ...]:
+        """The tasks that came to ``client`` before this stage."""
+        return self.met.get(client, tuple(task for task in self.seen if task not in self.tasks))
 
 
 def schedule(config: RunConfig, num_tasks: int) -> tuple[Step, ...]:
-    """Score the untrained model, then train and score task after task; probe where asked for."""
-    askers = [
-        s for s in (config.layer_selector(), config.rank_allocator()) if isinstance(s, Probing)
-    ]
-    steps, merger = [Step(kind="evaluate", task_index=-1)], config.merger()
-    stages, replays = _stages(config, num_tasks), config.replay_rounds()
+    """Score the untrained model, then train and score task after task.
+
+    Before a round comes the probe its strategies ask for, after it the replay rounds that are due;
+    after a stage's rounds the merger's probe, and the sums of a head that is solved.
+    """
+    steps, stages = [Step(kind="evaluate", task_index=-1)], _stages(config, num_tasks)
     in_all, before = sum(stage.num_rounds for stage in stages), 0
     for stage in stages:
-        last = None
-        if isinstance(merger, Probing) and stage.num_rounds:
-            last = merger.question(stage.task_index, stage.num_rounds)
-        for step in _training(stage, askers, last):
+        for step in _training(config, stage):
             steps.append(step)
-            if step.kind == "train" and replays:
-                place = RoundPlace(
-                    number=before + step.round_index,
-                    in_all=in_all,
-                    last_of_task=step.round_index + 1 == stage.num_rounds,
-                )
-                steps += _replays(step, replays.rounds_after(place))
+            if step.kind == "train":
+                number = before + step.round_index
+                last = step.round_index + 1 == stage.num_rounds
+                place = RoundPlace(number=number, in_all=in_all, last_of_task=last)
+                steps += _replays(config.replay_rounds(), step, place)
         before += stage.num_rounds
         if config.head_solver():
-            steps.append(_head(stage))
-        steps.append(Step(kind="evaluate", task_index=stage.task_index, seen=stage.seen))
+            steps.append(replace(stage, kind="head", round_index=stage.num_rounds))
+        steps.append(replace(stage, kind="evaluate", num_rounds=1, tasks=()))
     return tuple(steps)
 
 
-def _stages(config: RunConfig, num_tasks: int) -> list[_Stage]:
+def _stages(config: RunConfig, num_tasks: int) -> list[Step]:
+    """What is learnt between two rows of the accuracy matrix, as the steps of each have it."""
     everything, rounds = tuple(range(num_tasks)), config.learning.rounds_per_task
     adapted = config.learning.adapted_tasks
     trained = num_tasks if adapted is None else min(adapted, num_tasks)
     if config.learning.mode == "joint":
-        return [_Stage(num_tasks - 1, rounds * trained, everything, everything)]
+        step = Step(kind="train", task_index=num_tasks - 1, tasks=everything, seen=everything)
+        return [replace(step, num_rounds=rounds * trained)]
+    timetable = config.arrivals(num_tasks)
+    steps = (
+        [_apart(timetable, stage) for stage in range(timetable.num_stages)]
+        if timetable
+        else [
+            Step(kind="train", task_index=task, tasks=(task,), seen=everything[: task + 1])
+            for task in everything
+        ]
+    )
     return [
-        _Stage(task, rounds if task < trained else 0, (task,), everything[: task + 1])
-        for task in everything
+        replace(step, num_rounds=rounds if adapted is None or stage < adapted else 0)
+        for stage, step in enumerate(steps)
     ]
 
 
-def _training(stage: _Stage, askers: Sequence[Probing], last: Question | None) -> Iterator[Step]:
-    """The rounds of a stage, each after its probe, and the merger's ``last`` question."""
-    common = Step(
-        kind="train",
-        task_index=stage.task_index,
-        num_rounds=stage.num_rounds,
-        tasks=stage.tasks,
-        seen=stage.seen,
-    )
-    for index in range(stage.num_rounds):
-        question = _joined([asker.question(stage.task_index, index) for asker in askers])
-        if question:
-            yield replace(common, kind="probe", round_index=index, question=question)
-        closes = last is None and index == stage.num_rounds - 1
-        yield replace(common, round_index=index, closes=closes)
-    if last:
-        yield replace(
-            common, kind="probe", round_index=stage.num_rounds, question=last, closes=True
-        )
-
-
-def _replays(step: Step, count: int) -> list[Step]:
-    return [replace(step, kind="replay", repeat=index, closes=False) for index in range(count)]
-
-
-def _head(stage: _Stage) -> Step:
+def _apart(timetable: Arrivals, stage: int) -> Step:
+    """A stage in which every client has its own task, or none."""
+    own = {client: timetable.at(client, stage) for client in timetable.tasks}
+    met = {client: timetable.before(client, stage) for client in timetable.tasks}
+    tasks = {task for mine in own.values() for task in mine}
+    seen = tasks | {task for earlier in met.values() for task in earlier}
     return Step(
-        kind="head",
-        task_index=stage.task_index,
-        round_index=stage.num_rounds,
-        num_rounds=stage.num_rounds,
-        tasks=stage.tasks,
-        seen=stage.seen,
+        kind="train",
+        task_index=stage,
+        tasks=tuple(sorted(tasks)),
+        seen=tuple(sorted(seen)),
+        own=own,
+        met=met,
     )
+
+
+def _training(config: RunConfig, step: Step) -> Iterator[Step]:
+    """The rounds of a stage, each after its probe, and the merger's own question after the last."""
+    askers = [
+        s for s in (config.layer_selector(), config.rank_allocator()) if isinstance(s, Probing)
+    ]
+    merger, last = config.merger(), None
+    if isinstance(merger, Probing) and step.num_rounds:
+        last = merger.question(step.task_index, step.num_rounds)
+    for index in range(step.num_rounds):
+        question = _joined([asker.question(step.task_index, index) for asker in askers])
+        if question:
+            yield replace(step, kind="probe", round_index=index, question=question)
+        closes = last is None and index == step.num_rounds - 1
+        yield replace(step, round_index=index, closes=closes)
+    if last:
+        yield replace(step, kind="probe", round_index=step.num_rounds, question=last, closes=True)
+
+
+def _replays(replays: ReplayRounds | None, step: Step, place: RoundPlace) -> Iterator[Step]:
+    for index in range(replays.rounds_after(place) if replays else 0):
+        yield replace(step, kind="replay", repeat=index, closes=False)
 
 
 def _joined(questions: list[Question | None]) -> Question | None:

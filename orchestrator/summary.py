@@ -21,6 +21,9 @@ from orchestrator.results import (
     Show,
 )
 from orchestrator.store.base import EventRecord, ReplyRecord, RoundRecord, RunRecord
+from strategies.arrival import Arrivals, arrivals
+from strategies.recipe import StreamRecipe
+from strategies.types import client_ids
 
 SCHEMA_VERSION: Final = 1
 _COMPARED: Final = (*METRICS, "bytes_up", "bytes_down", "duration_seconds")
@@ -51,7 +54,8 @@ def show(
             "reason": run.reason,
             "code_version": run.code_version,
             "tasks": run.task_names,
-            **_scores(rounds, len(run.task_names)),
+            "arrival": _arrival(run),
+            **_scores(rounds, len(run.task_names), _arrivals(run)),
             "bytes_up": _sum(rounds, "bytes_up"),
             "bytes_down": _sum(rounds, "bytes_down"),
             "rounds": [_round(record) for record in rounds],
@@ -131,13 +135,37 @@ def _listed(run: RunRecord) -> Json:
     }
 
 
-def _scores(rounds: Sequence[RoundRecord], num_tasks: int) -> Json:
+def row_names(shown: Mapping[str, Any]) -> list[str]:
+    """What was learnt by each row of the accuracy matrix but the first."""
+    if shown["arrival"] == "together":
+        return [f"{i} {task}" for i, task in enumerate(shown["tasks"], start=1)]
+    return [f"stage {i}" for i in range(1, len(shown["accuracy_matrix"]))]
+
+
+def _arrival(run: RunRecord) -> str:
+    """``together`` for runs from before there was a choice."""
+    return str(run.config.get("stream", {}).get("arrival", "together"))
+
+
+def _arrivals(run: RunRecord) -> Arrivals | None:
+    """When each client meets each task; None where all meet the same at once."""
+    if _arrival(run) == "together" or not run.task_names:
+        return None
+    recipe = StreamRecipe.model_validate(run.config["stream"])
+    clients = client_ids(run.config["federation"]["clients"])
+    return arrivals(recipe, clients, len(run.task_names), run.config["seed"])
+
+
+def _scores(rounds: Sequence[RoundRecord], num_tasks: int, when: Arrivals | None) -> Json:
     scores = [score for record in rounds for score in record.scores]
-    matrix, own = AccuracyMatrix.of(scores, num_tasks), by_client(scores, num_tasks)
+    matrix = AccuracyMatrix.of(scores, num_tasks, when=when)
+    own = by_client(scores, num_tasks, when)
     accs = [each.acc() for each in own.values()]
     losses = [each.forgetting() for each in own.values()]
     return {
         "tasks_learnt": matrix.num_learnt,
+        "last_row": matrix.last_row,
+        "learnt_at": matrix.rows.tolist(),
         "accuracy_matrix": matrix.values.tolist(),
         "average_accuracy": matrix.average_accuracy().tolist(),
         **{name: metric(matrix) for name, metric in METRICS.items()},
@@ -147,7 +175,7 @@ def _scores(rounds: Sequence[RoundRecord], num_tasks: int) -> Json:
             "mean": _mean(losses),
             "worst_decile": -worst_decile([-lost for lost in losses]),
         },
-        "forgetting_explained": explained(rounds, num_tasks),
+        "forgetting_explained": explained(rounds, num_tasks, when),
         "clients": _clients(rounds, own),
     }
 
@@ -245,7 +273,7 @@ def _releases(
 ) -> list[Json]:
     """Judged anew from the scores, by what the run file asks for."""
     require = Requirements.model_validate(run.config.get("publish", {}).get("require", {}))
-    found = verdicts(rounds, require, run.task_names)
+    found = verdicts(rounds, require, run.task_names, _arrivals(run))
     return described(rounds, found, events, len(run.task_names))
 
 

@@ -99,7 +99,7 @@ class CostModel:
         cls, groups: tuple[GroupSpec, ...], budget: RoundBudget, client: ClientProfile
     ) -> CostModel:
         """The costs ``client`` would meet; its batches are no larger than what it holds."""
-        held = sum(client.num_train[task] for task in budget.tasks)
+        held = budget.held(client)
         if held:
             budget = replace(budget, batch_size=min(budget.batch_size, held))
         return cls(groups=groups, budget=budget, tokens_per_example=client.tokens_per_example)

@@ -108,6 +108,17 @@ class StreamRecipe(Section):
     """Cut the declared labels into tasks of this many, in order."""
     task_column: str | None = None
     """A column that names each example's task; in order of first appearance unless given."""
+    arrival: Literal["together", "shuffled", "staggered"] = "together"
+    """Whether all clients meet the same task at once, each meets the tasks in an order of its own,
+    or all in the same order but some later than others."""
+    lag: Annotated[int, Field(ge=2)] | None = None
+    """``staggered``: client k starts k mod lag stages later, one stage being one task long."""
+
+    @model_validator(mode="after")
+    def _lag_belongs_to_staggered(self) -> StreamRecipe:
+        if (self.arrival == "staggered") != (self.lag is not None):
+            raise ValueError('lag goes with arrival = "staggered", and only with it')
+        return self
 
 
 class PartitionRecipe(Section):

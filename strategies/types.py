@@ -269,6 +269,8 @@ class Assignment:
     not.  ``scale`` is alpha/r, one number for all ranks.  ``recipe`` is a ``SharedRecipe`` as JSON,
     so that a client process that has just started can serve any assignment.
 
+    ``task_index`` is the stage of the run, ``met`` the tasks that came to this client before it.
+
     ``kept`` names parts that belong to the client alone: it uses and trains its own value where it
     has one, else the one it was sent, and never sends it.  ``held`` are tensors of the model that
     were left out of this message.  ``downlink`` is how the tensors that are in it are compressed.
@@ -288,6 +290,7 @@ class Assignment:
     work: Work | None = None
     evaluation: Evaluation | None = None
     probe: Probe | None = None
+    met: tuple[int, ...] = ()
     downlink: tuple[StrategyChoice, ...] = ()
     kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
     held: Held = field(default_factory=Held)
@@ -398,7 +401,7 @@ class RoundBudget:
 
     ``deadline_seconds`` covers download, local steps and upload, None if nobody waits for it.
     ``bytes_per_value_*`` is what a value of a tensor takes on the wire after compression; ``tasks``
-    are those trained on.
+    are those trained on, ``own_tasks`` those of each client where they do not train on the same.
     """
 
     deadline_seconds: float | None = None
@@ -407,6 +410,11 @@ class RoundBudget:
     batch_size: int = 1
     bytes_per_value_up: float = 4.0
     bytes_per_value_down: float = 4.0
+    own_tasks: Mapping[ClientId, tuple[int, ...]] = field(default_factory=dict)
+
+    def held(self, client: ClientProfile) -> int:
+        """Training examples ``client`` has of the tasks it trains on."""
+        return sum(client.num_train[t] for t in self.own_tasks.get(client.client_id, self.tasks))
 
 
 Selection = Mapping[ClientId, tuple[GroupName, ...]]

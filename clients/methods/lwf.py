@@ -38,7 +38,7 @@ class LearningWithoutForgetting(ClientMethod):
     def task_start(self, run: LocalRun) -> None:
         taught = answers(run, run.new_ids)
         known = np.zeros(taught.values.shape[1], dtype=np.bool_)
-        known[classes_of(run.dataset.tasks, range(min(run.work.tasks)))] = True
+        known[classes_of(run.dataset.tasks, run.met)] = True
         taught.values[:, ~known] = -np.inf  # what the task brings is not the teacher's to say
         store(run, _NAME, taught)
 

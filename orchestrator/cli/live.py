@@ -95,7 +95,9 @@ def _where(shown: Mapping[str, Any], task_names: tuple[str, ...]) -> Text:
     if task < 0:
         return Text("scoring the untrained model")
     name = task_names[task] if task < len(task_names) else ""
-    text = f"task {task + 1} of {len(task_names)} ({name})"
+    stages = shown.get("stages")  # where clients do not all meet the same task at once
+    of_all = f"stage {task + 1} of {stages}"
+    text = of_all if stages else f"task {task + 1} of {len(task_names)} ({name})"
     if shown.get("phase") == "evaluating":
         return Text(f"{text}, scoring all tasks")
     text += f", round {shown.get('round', 0) + 1} of {shown.get('rounds_in_task', '?')}"

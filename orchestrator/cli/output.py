@@ -19,6 +19,7 @@ from orchestrator.cli.live import clock, size
 from orchestrator.doctor import Finding
 from orchestrator.report.forgetting import explain
 from orchestrator.results import Show
+from orchestrator.summary import row_names
 from strategies.catalog import KINDS, parameters_of
 
 Shown = Mapping[str, Any]
@@ -51,7 +52,7 @@ def print_outcome(shown: Shown, *, log_path: Path) -> None:
     """The last words of ``perennial run``."""
     out = console()
     if shown["accuracy_matrix"] and shown["tasks"]:
-        out.print("accuracy on each task, after learning each task", highlight=False)
+        out.print(_caption(shown), highlight=False)
         out.print(_matrix(shown))
         out.print(_headline(shown))
     style = {"completed": "green", "failed": "red"}.get(shown["status"], "yellow")
@@ -72,7 +73,7 @@ def print_run(out: Console, shown: Show) -> None:
     """``perennial show``."""
     out.print(f"[bold]{escape(shown['name'])}[/] {shown['run_id']} · {shown['status']}")
     if shown["accuracy_matrix"] and shown["tasks"]:
-        out.print("accuracy on each task, after learning each task", highlight=False)
+        out.print(_caption(shown), highlight=False)
         out.print(_matrix(shown))
         out.print(_headline(shown))
     for sentence in explain(shown):
@@ -197,6 +198,11 @@ def _cell(metric: str, value: float | None) -> str:
     return number(value)
 
 
+def _caption(shown: Shown) -> str:
+    apart = shown["arrival"] != "together"
+    return f"accuracy on each task, after {'each stage' if apart else 'learning each task'}"
+
+
 def _matrix(shown: Shown) -> Table:
     """Columns are numbered where the tasks' names would not fit side by side."""
     tasks = [escape(task) for task in shown["tasks"]]
@@ -204,11 +210,10 @@ def _matrix(shown: Shown) -> Table:
     table.add_column("after", no_wrap=True)
     for index, task in enumerate(tasks, start=1):
         table.add_column(task if len(tasks) <= _NAMED_COLUMNS else str(index), justify="right")
-    rows = [("untrained", 0), *((f"{i} {task}", i) for i, task in enumerate(tasks, start=1))]
-    for label, index in rows:
-        values = shown["accuracy_matrix"][index]
+    names = ["untrained", *row_names(shown)]
+    for label, values in zip(names, shown["accuracy_matrix"], strict=True):
         if any(value is not None for value in values):
-            table.add_row(label, *(number(value) for value in values))
+            table.add_row(escape(label), *(number(value) for value in values))
     return table
 
 

@@ -34,15 +34,17 @@ def accuracy_curves(shown: Show) -> Markup:
         for j in range(len(shown["tasks"]))
         if (
             line := [
-                (float(i), v) for i in range(j + 1, len(rows)) if (v := rows[i][j]) is not None
+                (float(i), v)
+                for i in range(shown["learnt_at"][j], len(rows))
+                if (v := rows[i][j]) is not None
             ]
         )
     ]
     mean = [(i + 1.0, v) for i, v in enumerate(shown["average_accuracy"]) if v is not None]
     if mean:
         series.append(Line(name="mean over the tasks learnt", points=mean, bold=True))
-    label = "Accuracy of every task, and their mean, after each task learnt"
-    frame = Frame(label=label, x_label="tasks learnt", whole_x=True, y_range=_accuracies(series))
+    label = "Accuracy of every task, and their mean, after each row of the matrix"
+    frame = Frame(label=label, x_label=_row_unit(shown), whole_x=True, y_range=_accuracies(series))
     return lines(series, frame)
 
 
@@ -56,8 +58,8 @@ def forgetting_curves(shown: Show) -> Markup:
     mean = [(x, _mean([y for line in lost.values() for at, y in line if at == x])) for x in stages]
     if mean:
         series.append(Line(name="mean over earlier tasks", points=mean, bold=True))
-    label = "Forgetting of every earlier task, and its mean, after each task learnt"
-    return lines(series, Frame(label=label, x_label="tasks learnt", whole_x=True))
+    label = "Forgetting of every earlier task, and its mean, after each row of the matrix"
+    return lines(series, Frame(label=label, x_label=_row_unit(shown), whole_x=True))
 
 
 def loss_curve(shown: Show) -> Markup:
@@ -127,7 +129,7 @@ def _acc_line(shown: Show, unit: str) -> Iterator[Point]:
         took = clock["simulated"] if "simulated" in clock else sum(v or 0.0 for v in clock.values())
         spent["seconds"] += took or 0.0
         spent["rounds"] += record["kind"] == "train"
-        if record["kind"] != "evaluate" or not 0 <= record["task"] < shown["tasks_learnt"]:
+        if record["kind"] != "evaluate" or not 0 <= record["task"] < shown["last_row"]:
             continue
         spent["tasks"] = record["task"] + 1.0
         value = shown["average_accuracy"][record["task"]]
@@ -141,6 +143,10 @@ def _accuracies(series: Sequence[Line]) -> tuple[float, float]:
     return (math.floor(10 * lowest - 0.2) / 10 if lowest > 0.5 else 0.0, 1.0)
 
 
+def _row_unit(shown: Show) -> str:
+    return "tasks learnt" if shown["arrival"] == "together" else "stages"
+
+
 def _task_name(shown: Show, index: int) -> str:
     return f"{index + 1} {shown['tasks'][index]}"
 
@@ -148,7 +154,7 @@ def _task_name(shown: Show, index: int) -> str:
 def _lost(shown: Show, task: int) -> Iterator[Point]:
     """How far below its best before, for every later stage at which the task was scored."""
     best: float | None = None
-    for stage in range(task + 1, len(shown["accuracy_matrix"])):
+    for stage in range(shown["learnt_at"][task], len(shown["accuracy_matrix"])):
         value = shown["accuracy_matrix"][stage][task]
         if value is None:
             continue

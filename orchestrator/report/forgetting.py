@@ -22,18 +22,26 @@ def points(value: float) -> str:
     return f"{100 * value:.1f} points"
 
 
+def _learning(shown: Show, stage: int) -> str:
+    """What happened in a stage: a task was learnt or, where clients meet tasks apart, several."""
+    if shown["arrival"] == "together":
+        return f"learning “{shown['tasks'][stage]}”"
+    return f"stage {stage + 1}"
+
+
 def _tasks(shown: Show) -> list[str]:
     names, found = shown["tasks"], shown["forgetting_explained"]["tasks"]
     told = list[str]()
     for task in [task for task in found if task["lost"] > _NEGLIGIBLE][:_TASKS]:
         sentence = (
-            f"“{names[task['task']]}” lost {points(task['lost'])}: at its best, after learning "
-            f"“{names[task['best_after']]}”, {task['best']:.1%} of its held-out examples were "
-            f"answered right, now {task['final']:.1%}"
+            f"“{names[task['task']]}” lost {points(task['lost'])}: at its best, after "
+            f"{_learning(shown, task['best_after'])}, {task['best']:.1%} of its held-out examples "
+            f"were answered right, now {task['final']:.1%}"
         )
         if task["costliest"] is not None and task["costliest_drop"] is not None:
             drop = points(task["costliest_drop"])
-            sentence += f". Learning “{names[task['costliest']]}” cost it most, {drop}"
+            costliest = _learning(shown, task["costliest"])
+            sentence += f". {costliest[0].upper()}{costliest[1:]} cost it most, {drop}"
         told.append(f"{sentence}.")
     return told
 
@@ -60,8 +68,8 @@ def _groups(shown: Show) -> str:
     follow = f", followed by {others}" if others else ""
     return (
         f"Of the parts of the model, {first['group']} moved most in a round of local training (its "
-        f"values by {first['drift']:.2g}, root mean square){follow}. It moved furthest while "
-        f"learning “{shown['tasks'][first['task']]}”."
+        f"values by {first['drift']:.2g}, root mean square){follow}. It moved furthest "
+        f"{'while' if shown['arrival'] == 'together' else 'in'} {_learning(shown, first['task'])}."
     )
 
 

@@ -26,7 +26,8 @@ def _learnt(shown: Show) -> str:
     if shown["acc"] is None:
         return "No task has been scored yet."
     learnt, total = shown["tasks_learnt"], len(shown["tasks"])
-    before = [v for v in shown["accuracy_matrix"][0][:learnt] if v is not None]
+    untrained = zip(shown["accuracy_matrix"][0], shown["learnt_at"], strict=True)
+    before = [v for v, row in untrained if v is not None and row <= shown["last_row"]]
     start = f"; before training it was {sum(before) / len(before):.1%}" if before else ""
     return (
         f"After {learnt} of {_count(total, 'task')}, the model answers {shown['acc']:.1%} of the "
@@ -50,7 +51,7 @@ def _forgotten(shown: Show) -> str:
     if not known or shown["forgetting"] is None:
         return ""
     worst, position = max(known)
-    task, final = -position, shown["accuracy_matrix"][shown["tasks_learnt"]][-position] or 0.0
+    task, final = -position, shown["accuracy_matrix"][shown["last_row"]][-position] or 0.0
     if worst <= _NEGLIGIBLE:
         return "Nothing learnt before was lost."
     return (

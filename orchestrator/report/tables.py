@@ -10,6 +10,7 @@ from typing import Any, Final, TypedDict
 
 from orchestrator.report.writing import LOWER_IS_BETTER, METRIC_NAMES, cell, number
 from orchestrator.results import Comparison, Show, ShownClient, ShownReply
+from orchestrator.summary import row_names
 
 MOST_COLUMNS: Final = 48
 _MEMORY: Final = 120  # letters of a failure's detail
@@ -130,17 +131,16 @@ _FORECASTS: Final[tuple[tuple[str, Callable[[ShownReply], float | None]], ...]] 
 
 def matrix(shown: Show) -> list[Row]:
     """Rows of the accuracy matrix with a shade per cell; rows nobody measured are left out."""
-    names = [
-        "0 before training",
-        *(f"{i} {name}" for i, name in enumerate(shown["tasks"], start=1)),
-    ]
+    names = ["0 before training", *row_names(shown)]
     if scored_only_at_the_end(shown):
-        names[shown["tasks_learnt"]] = "all tasks at once"
+        names[shown["last_row"]] = "all tasks at once"
     return [
         Row(
             name=names[i],
             cells=[
-                Shaded(text=number(v), shade=round(100 * (v or 0.0)), own=i == j + 1)
+                Shaded(
+                    text=number(v), shade=round(100 * (v or 0.0)), own=i == shown["learnt_at"][j]
+                )
                 for j, v in enumerate(values)
             ],
         )
@@ -151,26 +151,26 @@ def matrix(shown: Show) -> list[Row]:
 
 def scored_only_at_the_end(shown: Show) -> bool:
     """Whether nothing between the untrained model and the end was scored: joint training."""
-    learnt = shown["tasks_learnt"]
-    return learnt > 1 and all(v is None for row in shown["accuracy_matrix"][1:learnt] for v in row)
+    last = shown["last_row"]
+    return last > 1 and all(v is None for row in shown["accuracy_matrix"][1:last] for v in row)
 
 
 def tasks(shown: Show) -> list[TaskRow]:
     """Every task before, just after and long after it was learnt."""
-    rows, last = shown["accuracy_matrix"], shown["tasks_learnt"]
+    rows, last = shown["accuracy_matrix"], shown["last_row"]
     found = list[TaskRow]()
     for j, name in enumerate(shown["tasks"]):
-        met = j < last
-        before = [rows[i][j] for i in range(j + 1, last)]
-        lost = shown["forgetting_per_task"][j] if j < last - 1 else None
+        own, lost = shown["learnt_at"][j], shown["forgetting_per_task"]
+        met = own <= last
+        before = [rows[i][j] for i in range(own, last)]
         found.append(
             TaskRow(
                 name=f"{j + 1} {name}",
                 untrained=rows[0][j],
-                learnt=rows[j + 1][j] if met else None,
+                learnt=rows[own][j] if met else None,
                 best=max((value for value in before if value is not None), default=None),
                 final=rows[last][j] if met else None,
-                lost=lost,
+                lost=lost[j] if j < len(lost) else None,
             )
         )
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -91,6 +91,6 @@ class Fisher:
 
 def _weights(view: RoundView) -> list[int] | None:
     """Examples of the tasks trained on, by client id; None, all alike, if nobody holds any."""
-    tasks = view.budget.tasks or (view.task_index,)
-    held = [sum(client.num_train[task] for task in tasks) for client in in_order(view)]
+    budget = replace(view.budget, tasks=view.budget.tasks or (view.task_index,))
+    held = [budget.held(client) for client in in_order(view)]
     return held if any(held) else None
