@@ -163,18 +163,19 @@ def _read(path: Path) -> ClientState:
             )
             for name in names
         }
-        steps = {int(e.split("/")[1]) for e in arrays.files if e.startswith("answered/")}
-        answered = {
-            step: Answered(
-                ids=arrays[f"answered/{step}/ids"], right=arrays[f"answered/{step}/right"]
-            )
-            for step in sorted(steps)
-        }
         return ClientState(
             memory=memory,
             task_index=task_index,
             offered=arrays["offered"],
             outputs=outputs,
-            answered=answered,
+            answered=_answered(arrays),
             **tensors,
         )
+
+
+def _answered(arrays: Mapping[str, Array]) -> dict[int, Answered]:
+    steps = {int(name.split("/")[1]) for name in arrays if name.startswith("answered/")}
+    return {
+        step: Answered(ids=arrays[f"answered/{step}/ids"], right=arrays[f"answered/{step}/right"])
+        for step in sorted(steps)
+    }
