@@ -202,13 +202,6 @@ def _read(path: Path) -> ClientState:
             )
             for name in names
         }
-        steps = {int(e.split("/")[1]) for e in arrays.files if e.startswith("answered/")}
-        answered = {
-            step: Answered(
-                ids=arrays[f"answered/{step}/ids"], right=arrays[f"answered/{step}/right"]
-            )
-            for step in sorted(steps)
-        }
         return ClientState(
             memory=memory,
             task_index=task_index,
@@ -217,7 +210,7 @@ def _read(path: Path) -> ClientState:
             importances=_importances(arrays),
             chosen=_under(arrays, "chosen"),
             targets=Targets(**targets) if targets else None,
-            answered=answered,
+            answered=_answered(arrays),
             **tensors,
         )
 
@@ -229,6 +222,14 @@ def _importances(arrays: Mapping[str, Array]) -> dict[str, Importance]:
         found = parts.setdefault(name, {"fisher": {}, "anchors": {}})
         found[part][ParamKey.parse(key)] = value
     return {name: Importance(**tensors) for name, tensors in parts.items()}
+
+
+def _answered(arrays: Mapping[str, Array]) -> dict[int, Answered]:
+    steps = {int(name.split("/")[1]) for name in arrays if name.startswith("answered/")}
+    return {
+        step: Answered(ids=arrays[f"answered/{step}/ids"], right=arrays[f"answered/{step}/right"])
+        for step in sorted(steps)
+    }
 
 
 def _under(arrays: Mapping[str, Array], folder: str) -> dict[str, Array]:

@@ -190,6 +190,8 @@ class EvaluationPlan(Section):
     """Score the incoming state on the tasks learnt so far with every training message."""
     max_examples: Positive | None = None
     """Bound on the examples per task and client of those mid-task scores."""
+    intruders: bool = False
+    """Count intruder dimensions after every task; fetches the base's weights from a client once."""
 
 
 class Requirements(Section):

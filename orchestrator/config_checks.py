@@ -86,6 +86,9 @@ def _check_capabilities(config: RunConfig) -> list[Fault]:
             for index, method in enumerate(config.learning.methods)
             if method.name in GAUGE_BOUND
         ]
+    if config.evaluation.intruders and allocator.max_rank == 0:
+        expected = f"false, since strategy.rank = {ranks!r} makes no low-rank updates"
+        faults.append(Fault("evaluation.intruders", "true", expected))
     faults += [
         Fault(
             f"strategy.compression.{index}.name",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,7 +79,7 @@ class Engine:
             self.run_id, self.config, federation, state, fleet, release=release
         ):
             progress.planned(plan)
-            state = self._exchange(federation, state, plan, fleet, progress)
+            state = self._exchange(gate.publisher, state, plan, fleet, progress)
             if plan.step.kind == "evaluate":
                 progress.measured(self.store.rounds(self.run_id))
                 gate.settle(state)
@@ -113,14 +113,14 @@ class Engine:
 
     def _exchange(
         self,
-        federation: Federation,
+        publisher: Publisher,
         state: GlobalState,
         plan: Plan,
         fleet: Fleet,
         progress: Progress,
     ) -> GlobalState:
         """One step, from the first message to the commit; the state after it."""
-        start = time.monotonic()
+        start, federation = time.monotonic(), publisher.federation
         replies = self.transport.exchange(
             plan.orders,
             timeout_seconds=_patience(self.config, plan),
@@ -137,12 +137,26 @@ class Engine:
         }
         if self.config.links:
             seconds["simulated"] = outcome.simulated_seconds
+        outcome = self._inspected(publisher, plan, outcome, seconds)
         record = _record(plan, outcome, checkpoint, seconds)
         if not self.store.commit_round(self.run_id, record):
             raise RunInterrupted(f"another orchestrator committed step {plan.step_index} first")
         fleet.observe(record)
         progress.committed(record)
         return outcome.state
+
+    def _inspected(
+        self, publisher: Publisher, plan: Plan, outcome: Outcome, seconds: dict[str, float]
+    ) -> Outcome:
+        """With ``intruders`` among the metrics of a scoring after a task, if they are asked for."""
+        step = plan.step
+        asked = self.config.evaluation.intruders and step.kind == "evaluate"
+        if not asked or step.task_index < 0:
+            return outcome
+        start = time.monotonic()
+        found = float(publisher.num_intruders(outcome.state))
+        seconds["intruders"] = time.monotonic() - start
+        return replace(outcome, metrics={**outcome.metrics, "intruders": found})
 
     def _finish(self, progress: Progress, status: RunStatus, reason: str) -> RunStatus:
         progress.close()

@@ -1,4 +1,4 @@
-"""GlobalState → a PEFT adapter folder, without loading the model."""
+"""GlobalState → a PEFT adapter folder, and how it lies to the base, without loading the model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation
+from orchestrator.intruders import count_intruders, inspected_groups
 from orchestrator.transport import Transport
 from strategies.lora import is_factor, joined
 from strategies.peft_format import write_adapter
@@ -48,6 +49,13 @@ class Publisher:
             base_values=self._base_values,
         )
         return target
+
+    def num_intruders(self, state: GlobalState) -> int:
+        """Intruder dimensions of the state, over all groups with a low-rank update."""
+        specs = self.federation.groups()
+        self._fetch(set(inspected_groups(specs.values(), state.tensors)))
+        scale = self.config.adapter.scale
+        return count_intruders(specs, state.tensors, self._base_values, scale)
 
     def _fetch(self, groups: set[GroupName]) -> None:
         missing = groups - {key.group for key in self._base_values}

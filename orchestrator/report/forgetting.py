@@ -13,7 +13,7 @@ _NEGLIGIBLE: Final = 0.005
 
 def explain(shown: Show) -> list[str]:
     """What was lost, when, on whom and where, and what replay cost; nothing where it is unknown."""
-    parts = [*_tasks(shown), _clients(shown), _groups(shown), _replay(shown)]
+    parts = [*_tasks(shown), _clients(shown), _groups(shown), _intruders(shown), _replay(shown)]
     return [sentence for sentence in parts if sentence]
 
 
@@ -70,6 +70,20 @@ def _groups(shown: Show) -> str:
         f"Of the parts of the model, {first['group']} moved most in a round of local training (its "
         f"values by {first['drift']:.2g}, root mean square){follow}. It moved furthest "
         f"{'while' if shown['arrival'] == 'together' else 'in'} {_learning(shown, first['task'])}."
+    )
+
+
+def _intruders(shown: Show) -> str:
+    counted = [
+        f"{record['intruders']:.0f} after “{shown['tasks'][record['task']]}”"
+        for record in shown["rounds"]
+        if record["intruders"] is not None
+    ]
+    if not counted:
+        return ""
+    return (
+        "Intruder dimensions, leading directions of the tuned weights that are like none of the "
+        f"base model’s and tend to grow with forgetting: {', '.join(counted)}."
     )
 
 

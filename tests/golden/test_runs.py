@@ -11,6 +11,7 @@ from orchestrator.checkpoint import load_state
 from orchestrator.conduct import conduct, reclaim, submit
 from orchestrator.launch import run_in_process
 from orchestrator.metrics import AccuracyMatrix, Flips
+from orchestrator.report.forgetting import explain
 from orchestrator.store.base import RunStatus
 from orchestrator.summary import show
 from strategies.errors import ConfigError
@@ -240,6 +241,20 @@ def test_scoring_each_round_rides_on_training_messages(home, run_here):
         [0, 1],
     ]
     assert all(score.num_examples <= 5 for r in training for score in r.scores)
+
+
+def test_intruders_are_counted_after_every_task_where_they_are_asked_for(home, run_here):
+    run_id = run_here(tiny_config(evaluation__intruders=True, learning__learning_rate=0.3))
+    rounds = home.store().rounds(run_id)
+    scored = [r for r in rounds if r.kind == "evaluate"]
+    assert ["intruders" in r.metrics for r in scored] == [False, True, True]
+    assert scored[-1].metrics["intruders"] > 0
+    assert not any("intruders" in r.metrics for r in rounds if r.kind == "train")
+    shown = show(home.store().get_run(run_id), rounds, [])
+    assert shown["rounds"][-1]["intruders"] == scored[-1].metrics["intruders"]
+    assert any("Intruder dimensions" in sentence for sentence in explain(shown))
+    with pytest.raises(ConfigError, match=r"evaluation\.intruders"):
+        tiny_config(evaluation__intruders=True, strategy__rank={"name": "dense"})
 
 
 def test_training_densely_sends_whole_groups(home, run_here):

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from orchestrator.cli.output import print_run
+from orchestrator.cli.output import print_outcome, print_run
 from orchestrator.report import render_comparison, render_report
 from orchestrator.report.figures import accuracy_curves
 from orchestrator.report.forgetting import explain
@@ -258,3 +258,13 @@ def test_the_page_and_the_command_line_tell_where_it_was_forgotten():
     assert reason in page
     assert reason in printed
     assert "“work”, “small_talk” were not published; the adapter is still the one after" in page
+
+
+def test_the_last_words_of_a_run_say_what_was_withheld(capsys, tmp_path):
+    print_outcome(SHOWN, log_path=tmp_path / "run.log")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "withheld after task 4 small_talk" in printed
+    assert all(reason in printed for reason in SHOWN["releases"][-1]["reasons"])
+    assert "no state met" not in printed
+    print_outcome(SHOWN | {"adapter_path": None}, log_path=tmp_path / "run.log")
+    assert "no state met publish.require" in capsys.readouterr().out
