@@ -75,7 +75,7 @@ def metrics_of(run: LocalRun, loss: float) -> dict[str, float]:
         "memory": float(len(run.state.memory.ids)),
         "step_memory_bytes": float(run.step_memory_bytes),
     }
-    return metrics | ({"loss": loss} if run.work.steps else {})
+    return metrics | run.noted | ({"loss": loss} if run.work.steps else {})
 
 
 def blank_update(assignment: Assignment, scores: tuple[Score, ...], clock: Clock) -> Update:

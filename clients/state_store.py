@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _KEPT_VERSIONS: Final = 3
 _TENSORS: Final = ("personal", "residuals")
+_WATCHED: Final = ("window", "known", "held")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,11 +47,28 @@ class Outputs:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Watch:
+    """What a client remembers in order to notice where a task begins.
+
+    ``lowest`` is the lowest mean signal since the last boundary in nats, None before the first;
+    ``window`` (n,) are the ids it was last measured on; ``held`` are the classes the client has had
+    examples of, ``known`` those it had before the last boundary.
+    """
+
+    lowest: float | None = None
+    window: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    known: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    held: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientState:
     """What a client carries from round to round.
 
-    ``offered`` are the ids of the current task that the memory has been offered already.
+    ``task_index`` is the last stage it trained in or, where it notices boundaries itself, its own
+    count of tasks.  ``offered`` are the ids of the current task, or of all it counted itself, that
+    the memory has been offered already.
     ``outputs`` are answers of earlier models that a client method compares with, by its name.
     ``personal`` are parts of the model that are this client's own; ``residuals`` what compression
     has kept back so far, as factors (of B·A, not of the change) or dense tensors.
@@ -59,6 +77,7 @@ class ClientState:
     memory: ReplayMemory
     task_index: int = -1
     offered: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    watch: Watch = field(default_factory=Watch)
     outputs: Mapping[str, Outputs] = field(default_factory=dict)
     personal: Tensors = field(default_factory=dict)
     residuals: Tensors = field(default_factory=dict)
@@ -124,6 +143,9 @@ def _arrays(state: ClientState) -> dict[str, Array]:
         "groups": memory.offered,
         "offered": state.offered,
     }
+    if state.watch.lowest is not None:
+        arrays["watch/lowest"] = np.array(state.watch.lowest)
+        arrays |= {f"watch/{name}": getattr(state.watch, name) for name in _WATCHED}
     for name, found in state.outputs.items():
         arrays[f"outputs/{name}/ids"], arrays[f"outputs/{name}/values"] = found.ids, found.values
     for name in _TENSORS:
@@ -161,6 +183,14 @@ def _read(path: Path) -> ClientState:
             memory=memory,
             task_index=task_index,
             offered=arrays["offered"],
+            watch=_watch(arrays),
             outputs=outputs,
             **tensors,
         )
+
+
+def _watch(arrays: Mapping[str, Array]) -> Watch:
+    if "watch/lowest" not in arrays:
+        return Watch()
+    found = {name: arrays[f"watch/{name}"] for name in _WATCHED}
+    return Watch(lowest=float(arrays["watch/lowest"]), **found)

@@ -24,7 +24,8 @@ from clients.answers import (
     failed,
     metrics_of,
 )
-from clients.data import Shard
+from clients.boundaries import SIGNALS, Boundaries, Given, Noticed
+from clients.data import Shard, classes_of
 from clients.evaluation import evaluate
 from clients.feedback import Feedback
 from clients.methods.base import ClientMethod
@@ -37,6 +38,7 @@ from clients.workshop import ClientSettings, Workshop, open_workshop, shard_of, 
 from strategies.catalog import CLIENT_METHODS, COMPRESSORS, REPLAY_POLICIES, build
 from strategies.errors import ConfigError, Fault, PerennialError
 from strategies.protocols import Compressor, ReplayMemory
+from strategies.recipe import StreamRecipe
 from strategies.rng import rng_for
 from strategies.types import (
     Array,
@@ -243,13 +245,25 @@ def _local_run(
         model=shop.model,
         trainable=shop.model.trainable(assignment.groups),
         new_ids=np.concatenate([shard.train_ids(task) for task in work.tasks]),
-        met=assignment.met,
+        memory_task=max(work.tasks),
+        known=classes_of(shop.dataset.tasks, assignment.met),
+        boundaries=_boundaries(shop.recipe.stream, assignment.seed),
         allowed=_allowed(shop, shard, (*assignment.met, *work.tasks)),
         policy=build(REPLAY_POLICIES, work.replay.policy, key="replay.policy"),
         state=state,
         rng=rng_for(assignment.seed, "batches"),
         memory_rng=rng_for(assignment.seed, "memory"),
         kept=assignment.kept,
+    )
+
+
+def _boundaries(stream: StreamRecipe, seed: int) -> Boundaries:
+    if stream.boundaries == "given":
+        return Given()
+    return Noticed(
+        signal=SIGNALS[stream.boundary_signal],
+        jump=stream.boundary_jump,
+        rng=rng_for(seed, "boundary"),
     )
 
 

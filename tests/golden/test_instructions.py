@@ -5,18 +5,22 @@ from __future__ import annotations
 import runpy
 import sys
 
+import numpy as np
+import pytest
 from peft import PeftModel
 
 from clients.model import load_base
 from tests.conftest import REPOSITORY, tiny_config
 
 
-def test_a_language_model_learns_instructions_offline(home, run_here, tmp_path, monkeypatch):
+@pytest.fixture
+def instructions(tmp_path, monkeypatch):
+    """A run file's parts for a small Llama on three made-up tasks, with ``stream`` changed."""
     script = str(REPOSITORY / "examples" / "make_instructions.py")
     arguments = [script, "--to", str(tmp_path), "--train", "40", "--test", "12"]
     monkeypatch.setattr(sys, "argv", arguments)
     runpy.run_path(script, run_name="__main__")
-    config = tiny_config(
+    return lambda **stream: tiny_config(
         model={
             "task": "causal-lm",
             "name": "from-config",
@@ -38,7 +42,7 @@ def test_a_language_model_learns_instructions_offline(home, run_here, tmp_path, 
             "train": str(tmp_path / "train.jsonl"),
             "test": str(tmp_path / "test.jsonl"),
         },
-        stream={"kind": "domain-incremental", "task_column": "task"},
+        stream={"kind": "domain-incremental", "task_column": "task", **stream},
         partition={"kind": "iid"},
         learning__rounds_per_task=1,
         strategy__layer_selection={
@@ -46,7 +50,10 @@ def test_a_language_model_learns_instructions_offline(home, run_here, tmp_path, 
             "kinds": ["linear", "norm", "embedding", "other"],
         },
     )
-    run_id = run_here(config)
+
+
+def test_a_language_model_learns_instructions_offline(home, run_here, instructions):
+    run_id = run_here(instructions())
     store = home.store()
     record, rounds = store.get_run(run_id), store.rounds(run_id)
     assert len(record.task_names) == 3
@@ -57,3 +64,11 @@ def test_a_language_model_learns_instructions_offline(home, run_here, tmp_path, 
     assert losses[-1] < losses[0]
     model = PeftModel.from_pretrained(load_base(record.adapter_path), record.adapter_path)
     assert model.peft_config["default"].r == 2
+
+
+def test_a_language_model_notices_boundaries_by_its_loss(home, run_here, instructions):
+    run_id = run_here(instructions(boundaries="detected"))
+    replies = [x for r in home.store().rounds(run_id) if r.kind == "train" for x in r.replies]
+    assert all(np.isfinite(reply.metrics["boundary_level"]) for reply in replies)
+    levels = [reply.metrics["boundary_level"] for reply in replies[:3]]
+    assert all(4 < level < 8 for level in levels)  # ln 259 is 5.6: an untrained model of bytes
