@@ -83,7 +83,7 @@ def metrics_of(run: LocalRun, loss: float) -> dict[str, float]:
     }
     if run.state.targets is not None:
         metrics["accepted"] = len(run.state.targets.ids) / len(run.new_ids)
-    return metrics | ({"loss": loss} if run.work.steps else {})
+    return metrics | run.noted | ({"loss": loss} if run.work.steps else {})
 
 
 def blank_update(assignment: Assignment, scores: tuple[Score, ...], clock: Clock) -> Update:

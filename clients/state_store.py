@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _KEPT_VERSIONS: Final = 3
 _TENSORS: Final = ("personal", "residuals")
+_WATCHED: Final = ("window", "known", "held")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,10 +77,27 @@ class Importance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """What a client remembers in order to notice where a task begins.
+
+    ``lowest`` is the lowest mean signal since the last boundary in nats, None before the first;
+    ``window`` (n,) are the ids it was last measured on; ``held`` are the classes the client has had
+    examples of, ``known`` those it had before the last boundary.
+    """
+
+    lowest: float | None = None
+    window: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    known: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    held: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientState:
     """What a client carries from round to round.
 
-    ``offered`` are the ids of the current task that the memory has been offered already.
+    ``task_index`` is the last stage it trained in or, where it notices boundaries itself, its own
+    count of tasks.  ``offered`` are the ids of the current task, or of all it counted itself, that
+    the memory has been offered already.
     ``outputs`` are answers of earlier models that a client method compares with, by its name;
     ``importances`` what of the model mattered to past tasks, by a name the method chooses;
     ``chosen`` ids of past examples a method has settled on for the current task, by its name;
@@ -92,6 +110,7 @@ class ClientState:
     memory: ReplayMemory
     task_index: int = -1
     offered: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    watch: Watch = field(default_factory=Watch)
     outputs: Mapping[str, Outputs] = field(default_factory=dict)
     importances: Mapping[str, Importance] = field(default_factory=dict)
     chosen: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
@@ -162,6 +181,9 @@ def _arrays(state: ClientState) -> dict[str, Array]:
         "losses": memory.losses,
         "offered": state.offered,
     }
+    if state.watch.lowest is not None:
+        arrays["watch/lowest"] = np.array(state.watch.lowest)
+        arrays |= {f"watch/{name}": getattr(state.watch, name) for name in _WATCHED}
     for name, found in state.outputs.items():
         arrays[f"outputs/{name}/ids"], arrays[f"outputs/{name}/values"] = found.ids, found.values
     if state.targets is not None:
@@ -206,6 +228,7 @@ def _read(path: Path) -> ClientState:
             memory=memory,
             task_index=task_index,
             offered=arrays["offered"],
+            watch=_watch(arrays),
             outputs=outputs,
             importances=_importances(arrays),
             chosen=_under(arrays, "chosen"),
@@ -236,3 +259,10 @@ def _under(arrays: Mapping[str, Array], folder: str) -> dict[str, Array]:
     """The entries whose names begin with ``folder/``, by what follows."""
     start = f"{folder}/"
     return {entry.removeprefix(start): arrays[entry] for entry in arrays if entry.startswith(start)}
+
+
+def _watch(arrays: Mapping[str, Array]) -> Watch:
+    if "watch/lowest" not in arrays:
+        return Watch()
+    found = {name: arrays[f"watch/{name}"] for name in _WATCHED}
+    return Watch(lowest=float(arrays["watch/lowest"]), **found)

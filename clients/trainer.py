@@ -24,7 +24,8 @@ from clients.answers import (
     failed,
     metrics_of,
 )
-from clients.data import Shard
+from clients.boundaries import SIGNALS, Boundaries, Given, Noticed
+from clients.data import Shard, classes_of
 from clients.evaluation import evaluate
 from clients.feedback import Feedback
 from clients.methods.base import ClientMethod
@@ -38,6 +39,7 @@ from strategies.catalog import CLIENT_METHODS, COMPRESSORS, REPLAY_POLICIES, bui
 from strategies.errors import ConfigError, Fault, PerennialError
 from strategies.lora import is_merged
 from strategies.protocols import Compressor, ExampleIds, ReplayMemory
+from strategies.recipe import StreamRecipe
 from strategies.rng import rng_for
 from strategies.types import (
     Array,
@@ -301,7 +303,9 @@ def _local_run(
         model=shop.model,
         trainable=shop.model.trainable(assignment.groups),
         new_ids=_ids(shard, work, state),
-        met=assignment.met,
+        memory_task=max(work.tasks),
+        known=classes_of(shop.dataset.tasks, assignment.met),
+        boundaries=_boundaries(shop.recipe.stream, assignment.seed),
         allowed=_allowed(shop, shard, (*assignment.met, *work.tasks)),
         policy=build(REPLAY_POLICIES, work.replay.policy, key="replay.policy"),
         state=state,
@@ -316,6 +320,16 @@ def _ids(shard: Shard, work: Work, state: ClientState) -> ExampleIds:
     if work.source == "memory":
         return state.memory.ids
     return np.concatenate([shard.train_ids(task) for task in work.tasks])
+
+
+def _boundaries(stream: StreamRecipe, seed: int) -> Boundaries:
+    if stream.boundaries == "given":
+        return Given()
+    return Noticed(
+        signal=SIGNALS[stream.boundary_signal],
+        jump=stream.boundary_jump,
+        rng=rng_for(seed, "boundary"),
+    )
 
 
 def _own(assignment: Assignment, state: ClientState) -> dict[ParamKey, Array]:

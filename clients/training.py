@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from clients.boundaries import Boundaries, Given
 from clients.memory import saved_for_backward
 from clients.model import AdaptedModel, losses_of
 from clients.recall import measured
@@ -49,12 +50,15 @@ class Batch:
 class LocalRun:
     """One client's local training, as its methods see it.
 
-    ``new_ids`` are the client's examples of the tasks at hand, ``met`` the tasks that came to it
-    before; ``allowed (C,)`` marks the classes it has ever held, the only ones its loss may push;
-    ``task_index`` is the stage of the run; ``kept`` are parts that are the client's own; ``step``
-    counts the steps of this round and ``rate_factor`` is the share of the peak learning rate it is
-    taken at; ``received`` are the trainable tensors as they came, ``frozen`` the merged pairs of
-    the state, which nobody trains; ``remembered`` is how the memory fared under what was received.
+    ``new_ids`` are the client's examples of the tasks at hand, ``known`` the classes (k,) that came
+    to it before; ``allowed (C,)`` marks the classes it has ever held, the only ones its loss may
+    push; ``task_index`` is the stage of the run, ``memory_task`` the number under which examples
+    are remembered; where the client notices ``boundaries`` itself, both are its own count of tasks.
+    ``noted`` goes into its answer's metrics.  ``kept`` are parts that are the client's own;
+    ``step`` counts the steps of this round and ``rate_factor`` is the share of the peak learning
+    rate it is taken at; ``received`` are the trainable tensors as they came, ``frozen`` the merged
+    pairs of the state, which nobody trains; ``remembered`` is how the memory fared under what was
+    received.
     Methods may change ``state`` and ``num_replayed``.
     """
 
@@ -70,7 +74,9 @@ class LocalRun:
     state: ClientState
     rng: Rng
     memory_rng: Rng
-    met: tuple[int, ...] = ()
+    memory_task: int
+    known: NDArray[np.int64]
+    boundaries: Boundaries = field(default_factory=Given)
     kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
     frozen: Tensors = field(default_factory=dict)
     step: int = 0
@@ -81,6 +87,7 @@ class LocalRun:
     num_new: int = 0  # new examples that steps were taken on, counted each time
     step_memory_bytes: int = 0  # activations, gradients and moments of the first step
     used: set[int] = field(default_factory=set)  # new examples trained on so far
+    noted: dict[str, float] = field(default_factory=dict)
 
     def tensors_of(self, ids: ExampleIds) -> dict[str, Tensor]:
         """The model's inputs for ``ids``, padded to the longest, with chosen targets in place."""
@@ -94,7 +101,7 @@ class LocalRun:
         state = self.state
         fresh = np.setdiff1d(np.array(sorted(self.used), dtype=np.int64), state.offered)
         labels = self.dataset.train.labels[fresh].astype(np.int64)
-        offer = Offer(ids=fresh, labels=labels, task=max(self.work.tasks))
+        offer = Offer(ids=fresh, labels=labels, task=self.memory_task)
         memory = self.policy.admit(state.memory, offer, self.memory_rng)
         memory = memory.with_losses_of(state.memory)
         offered = np.union1d(state.offered, fresh)
@@ -118,12 +125,7 @@ def train(run: LocalRun, methods: Sequence[ClientMethod]) -> float:
 
 
 def _on_tasks(run: LocalRun, methods: Sequence[ClientMethod]) -> float:
-    if run.state.task_index != run.task_index:
-        run.state = replace(
-            run.state, task_index=run.task_index, offered=np.zeros(0, dtype=np.int64)
-        )
-        for method in methods:
-            method.task_start(run)
+    run.boundaries.open(run, methods)
     ids = run.new_ids
     for method in methods:
         ids = method.select(run, ids)
@@ -132,9 +134,7 @@ def _on_tasks(run: LocalRun, methods: Sequence[ClientMethod]) -> float:
     losses = _steps(run, methods, ids) if run.work.steps else []
     for method in methods:
         method.after_local(run)
-    if run.work.first_step + run.work.steps == run.work.total_steps:
-        for method in methods:
-            method.task_end(run)
+    run.boundaries.close(run, methods)
     return float(np.mean(losses)) if losses else math.nan
 
 

@@ -221,16 +221,30 @@ def _check_together(config: RunConfig) -> list[Fault]:
 
 
 def _check_arrival(config: RunConfig) -> list[Fault]:
-    """Whether clients can meet the tasks apart."""
+    """Whether clients can meet the tasks apart, or notice where they begin."""
     stream, faults = config.stream, list[Fault]()
     if stream.arrival != "together" and config.learning.mode == "joint":
         expected = "'together', since joint training gives all tasks to all clients at once"
         hint = 'remove stream.arrival or set learning.mode = "sequence"'
         faults.append(Fault("stream.arrival", repr(stream.arrival), expected, hint))
+    if stream.boundaries == "detected":
+        faults += _check_detection(config)
     if stream.lag and stream.lag > config.federation.clients:
         expected = f"at most federation.clients = {config.federation.clients}"
         hint = (
             "client k starts k mod lag stages later, so a longer lag leaves stages without anyone"
         )
         faults.append(Fault("stream.lag", str(stream.lag), expected, hint))
+    return faults
+
+
+def _check_detection(config: RunConfig) -> list[Fault]:
+    faults = list[Fault]()
+    if config.learning.mode == "joint":
+        expected = "'given', since joint training has no boundaries"
+        hint = "remove stream.boundaries"
+        faults.append(Fault("stream.boundaries", "'detected'", expected, hint))
+    if config.model.task == "causal-lm" and config.stream.boundary_signal == "entropy":
+        expected = "'loss', since a causal-lm has no classes to be unsure of"
+        faults.append(Fault("stream.boundary_signal", "'entropy'", expected))
     return faults

@@ -114,6 +114,14 @@ class StreamRecipe(Section):
     lag: Annotated[int, Field(ge=2)] | None = None
     """``staggered``: client k starts k mod lag stages later, one stage being one task long."""
 
+    boundaries: Literal["given", "detected"] = "given"
+    """Whether clients are told that a task begins, or notice it by the received model's answers."""
+    boundary_signal: Literal["loss", "entropy"] = "loss"
+    """``detected``: what jumps on examples of a new task.  Over-confident models are wrong on them
+    before they are unsure, so that the entropy jumps a round later than the loss."""
+    boundary_jump: Annotated[float, Field(gt=0)] = 0.5
+    """``detected``: nats above the lowest mean signal since the last boundary."""
+
     @model_validator(mode="after")
     def _lag_belongs_to_staggered(self) -> StreamRecipe:
         if (self.arrival == "staggered") != (self.lag is not None):

@@ -29,7 +29,7 @@ class ClientMethod:
     """Whether what a class's answers take counts among an example's bytes in the memory."""
 
     def task_start(self, run: LocalRun) -> None:
-        """The client's first local training of a task."""
+        """The client's first local training of a task, given or noticed."""
 
     def select(self, run: LocalRun, ids: ExampleIds) -> ExampleIds:
         """Which of the task's local examples this round may use."""
@@ -56,4 +56,7 @@ class ClientMethod:
         """After the last step, before the update is read from the model."""
 
     def task_end(self, run: LocalRun) -> None:
-        """After the last round of a task, on the clients that took part in it."""
+        """After the last round of a task, on the clients that took part in it.
+
+        Where clients notice boundaries: when the next task begins, with what was kept of this one.
+        """

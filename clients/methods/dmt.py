@@ -34,7 +34,7 @@ class DualStageMixing(ClientMethod):
 
     def task_start(self, run: LocalRun) -> None:
         memory = run.state.memory
-        past = memory.offered[:, 0] != run.task_index
+        past = memory.offered[:, 0] != run.memory_task
         count, drawn = round(self.share * int(memory.offered[past, 2].sum())), memory.ids[:0]
         if count:
             drawn = run.policy.draw(memory, count, run.memory_rng)

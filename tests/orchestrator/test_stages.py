@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import tomllib
 from datetime import UTC, datetime
 
 import numpy as np
@@ -22,6 +24,7 @@ from strategies.arrival import Arrivals
 from strategies.cost import CostModel
 from strategies.errors import ConfigError
 from strategies.types import ClientId, Reply
+from tests.conftest import REPOSITORY
 from tests.orchestrator.builders import a_config, a_federation, an_update
 from tests.orchestrator.recorded_run import CLIENTS, TASKS, recorded_run
 
@@ -239,3 +242,13 @@ def test_rows_are_shown_as_stages():
     assert "Rows are stages" not in render_report(plain, generated_at=datetime.now(UTC))
     live = {"task": 5, "phase": "training", "stages": 6, "round": 0, "rounds_in_task": 2}
     assert str(_where(live, ("a", "b"))).startswith("stage 6 of 6, round 1 of 2")
+
+
+def test_the_stream_in_the_docs_is_valid():
+    page = (REPOSITORY / "docs" / "strategies.md").read_text()
+    section = page.partition("## Streams")[2].partition("\n## ")[0]
+    (text,) = re.findall(r"```toml\n(.*?)```", section, re.DOTALL)
+    stream = tomllib.loads(text)["stream"]
+    config = a_config(stream=stream)
+    assert config.arrivals(5).num_stages == 7
+    assert config.stream.boundaries == "detected"
