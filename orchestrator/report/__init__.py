@@ -11,7 +11,7 @@ from orchestrator.report import figures, tables, writing
 from orchestrator.report.forgetting import explain
 from orchestrator.report.reading import in_words
 from orchestrator.results import Show
-from orchestrator.summary import compare, flattened
+from orchestrator.summary import compare, flattened, row_names
 
 __all__ = ["render_comparison", "render_report"]
 
@@ -22,6 +22,7 @@ def render_report(shown: Show, *, generated_at: datetime) -> str:
         _environment()
         .get_template("one_run.html.j2")
         .render(
+            rows=row_names(shown),
             run=shown,
             words=in_words(shown),
             explanation=explain(shown),
