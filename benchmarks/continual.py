@@ -89,13 +89,23 @@ def measure(name: str, settings: Sequence[str]) -> dict[str, Any]:
         "forgetting": shown["forgetting"],
         "bwt": shown["bwt"],
         "learning_accuracy": shown["learning_accuracy"],
-        **{key: shown[key] for key in ("negative_flip_rate", "positive_flip_rate") if key in shown},
+        **_flips(shown["releases"]),
         "bytes": moved["bytes_up"] + moved["bytes_down"],
         **moved,
         "replayed": sum(reply.metrics.get("replayed", 0.0) for reply in spent),
         "local_seconds": sum(reply.seconds.get("compute", 0.0) for reply in spent),
         "wall_seconds": shown["wall_seconds"],
         "zero_shot": _mean(shown["accuracy_matrix"][0]),
+    }
+
+
+def _flips(releases: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean rates over the releases that could be compared with the one before."""
+    found = [release for release in releases if release["num_compared"]]
+    return {
+        name: statistics.mean(release[name] for release in found)
+        for name in ("negative_flip_rate", "positive_flip_rate")
+        if found
     }
 
 
@@ -109,7 +119,7 @@ def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     means = {
         key: statistics.mean(run[key] for run in runs)
         for key in runs[0]
-        if all(run[key] is not None for run in runs)
+        if all(run.get(key) is not None for run in runs)
     }
     spread = {
         f"{key}_spread": max(run[key] for run in runs) - min(run[key] for run in runs)

@@ -48,7 +48,7 @@ class ModelRecipe(Section):
     head: Literal["linear", "cosine", "simplex", "random-features"] = "linear"
     """With our pooling: a linear layer; cosine similarity to one vector per class; a trained
     projection to the fixed corners of a simplex; a linear layer on random features."""
-    random_features: Positive = 4000
+    random_features: Positive = 5000
     """With ``head = "random-features"``: how many."""
     normalize: bool = True
     """With our pooling: scale pooled features to unit length."""

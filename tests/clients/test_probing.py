@@ -54,6 +54,7 @@ def a_run(shop, statistics=ALL, batches=2, batch_size=8, learning_rate=1e-3) -> 
         model=model,
         trainable=model.trainable(plans),
         batches=[{n: torch.from_numpy(a) for n, a in split.collate(c).items()} for c in chunks],
+        weights=[torch.ones(len(chunk)) for chunk in chunks],
         allowed=torch.ones(10, dtype=torch.bool),
     )  # fmt: skip
 
