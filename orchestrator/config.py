@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from orchestrator.config_checks import faults_of
+from orchestrator.defaults import with_defaults
 from orchestrator.links import Links
 from strategies.arrival import Arrivals, arrivals
 from strategies.catalog import (
@@ -351,13 +352,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 def parse_config(
     tree: Mapping[str, Any], *, source: str = "config", faults: Sequence[Fault] = ()
 ) -> RunConfig:
-    """Validate an already parsed run file.
+    """Validate an already parsed run file, with a strategy where it has none.
 
     Raises: ConfigError with every fault found, those in ``faults`` first.
     """
     found = list(faults)
     try:
-        config = RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(with_defaults(tree))
     except ValidationError as error:
         found += [_fault_of(item) for item in error.errors()]
         raise ConfigError(source, found) from None

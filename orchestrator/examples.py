@@ -11,7 +11,7 @@ from orchestrator.config import RunConfig, parse_config
 from strategies.catalog import nearest
 from strategies.errors import ConfigError, Fault
 
-NAMES: Final = ("digits", "clinc150", "instruct", "rotated")
+NAMES: Final = ("digits", "clinc150", "instruct", "rotated", "remember")
 
 
 def example_text(name: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from orchestrator.config import config_schema, load_config, parse_config
+from orchestrator.examples import example_text
 from strategies.errors import ConfigError
 from tests.orchestrator.builders import a_config
 
@@ -162,3 +164,44 @@ def test_a_config_survives_its_own_json():
 def test_schema_describes_every_section():
     schema = config_schema()
     assert {"model", "data", "stream", "learning", "strategy"} <= schema["properties"].keys()
+
+
+def _remember() -> dict:
+    return tomllib.loads(example_text("remember"))
+
+
+def test_a_silent_run_file_does_what_the_example_says():
+    said = _remember()
+    silent = {key: value for key, value in said.items() if key not in ("learning", "strategy")}
+    silent["model"] = {k: v for k, v in said["model"].items() if k != "head"}
+    assert parse_config(silent) == parse_config(said)
+    assert parse_config(silent).head_solver() is not None
+
+
+@pytest.mark.parametrize(
+    ("section", "table"),
+    [
+        ("learning", {"rounds_per_task": 2}),
+        ("replay", {"share": 0.2}),
+        ("strategy", {"rank": {"rank": 4}}),
+        ("model", {"head": "linear"}),
+    ],
+)
+def test_a_run_file_that_decides_anything_decides_for_itself(section, table):
+    tree = {k: v for k, v in _remember().items() if k not in ("learning", "strategy")}
+    tree["model"] = {k: v for k, v in tree["model"].items() if k != "head"}
+    tree[section] = {**tree.get(section, {}), **table}
+    config = parse_config(tree)
+    assert config.head_solver() is None
+    assert config.model.head == "linear"
+
+
+@pytest.mark.parametrize("change", [{"pooling": "model"}, {"task": "causal-lm"}])
+def test_where_no_head_can_be_solved_the_forgotten_is_replayed(change):
+    tree = {k: v for k, v in _remember().items() if k not in ("learning", "strategy")}
+    tree["model"] = {k: v for k, v in tree["model"].items() if k != "head"} | change
+    if "task" in change:
+        tree["stream"] = {"kind": "domain-incremental", "task_column": "domain"}
+    config = parse_config(tree)
+    assert [method.name for method in config.learning.methods] == ["er"]
+    assert config.replay.policy.name == "forgetting"
