@@ -1,4 +1,4 @@
-"""GlobalState ⇄ bytes, and the way back to the newest one that can be read."""
+"""GlobalState ⇄ blobs, and the way back to the newest one that can be read."""
 
 from __future__ import annotations
 
@@ -16,29 +16,46 @@ from orchestrator.store.blobs import BlobStore
 from strategies.errors import BlobError
 from strategies.types import Array, ClientId, GlobalState, Holding, ParamKey
 
-_VERSION: Final = 2
+_VERSION: Final = 3
+# Larger arrays are blobs of their own: one that a step leaves alone is not written again.
+_APART_BYTES: Final = 2**20
+_VALUE: Final = "value"
 _TENSOR, _MEMORY, _EVIDENCE, _SEPARATOR = "tensor", "memory", "evidence", "|"
 
 
-def dump_state(state: GlobalState) -> bytes:
-    """The same bytes for equal states, whatever the order of their mappings."""
+def save_state(state: GlobalState, blobs: BlobStore) -> str:
+    """Store ``state`` durably; its digest, the same for equal states.
+
+    Raises: StoreError if it cannot be written.
+    """
     named = {_joined(_TENSOR, key.text): value for key, value in state.tensors.items()}
     for kind, memory in state.memories.items():
         named |= {_joined(_MEMORY, kind, name): value for name, value in memory.items()}
     for client, reported in state.evidence.items():
         named |= {_joined(_EVIDENCE, client, key.text): value for key, value in reported.items()}
+    arrays = {name: np.asarray(named[name], order="C") for name in sorted(named)}
+    apart = {
+        name: blobs.put(save({_VALUE: array}))
+        for name, array in arrays.items()
+        if array.nbytes >= _APART_BYTES
+    }
     header = {
         "version": _VERSION,
+        "apart": apart,
         "step_index": state.step_index,
         "changed": dict(state.changed),
         "holdings": {client: asdict(held) for client, held in state.holdings.items()},
     }
-    arrays = {name: np.asarray(named[name], order="C") for name in sorted(named)}
-    return save(arrays, metadata={"perennial": json.dumps(header, sort_keys=True)})
+    kept = {name: array for name, array in arrays.items() if name not in apart}
+    return blobs.put(save(kept, metadata={"perennial": json.dumps(header, sort_keys=True)}))
 
 
-def load_state(data: bytes) -> GlobalState:
-    """Raises: BlobError if ``data`` is no state of this version."""
+def load_state(digest: str, blobs: BlobStore) -> GlobalState:
+    """The state that was saved as ``digest``.
+
+    Raises: BlobError if it or a part of it is missing, damaged or no state of this version.
+    """
+    data = blobs.get(digest)
     try:
         (length,) = struct.unpack_from("<Q", data)
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["perennial"])
@@ -47,6 +64,7 @@ def load_state(data: bytes) -> GlobalState:
         raise BlobError(f"{len(data)} bytes that are no checkpoint: {error}") from None
     if header["version"] != _VERSION:
         raise BlobError(f"checkpoint format {header['version']}, this program reads {_VERSION}")
+    arrays |= {name: load(blobs.get(apart))[_VALUE] for name, apart in header["apart"].items()}
     tensors = dict[ParamKey, Array]()
     memories = dict[str, dict[str, Array]]()
     evidence = dict[ClientId, dict[ParamKey, Array]]()
@@ -87,7 +105,7 @@ def restore(run_id: str, store: RunStore, blobs: BlobStore) -> tuple[GlobalState
     digests = store.checkpoints(run_id)
     for digest in digests:
         try:
-            state = load_state(blobs.get(digest))
+            state = load_state(digest, blobs)
         except BlobError as error:
             store.append_event(run_id, "checkpoint-damaged", f"{error}; using the one before")
             continue

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from orchestrator.checkpoint import dump_state, restore
+from orchestrator.checkpoint import restore, save_state
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation, initial_state
 from orchestrator.fleet import Fleet
@@ -129,7 +129,7 @@ class Engine:
         replies = on_simulated_links(replies, plan, self.config, federation, fleet.now)
         outcome = close_step(state, plan, replies, config=self.config, federation=federation)
         exchanged = time.monotonic() - start
-        checkpoint = self.blobs.put(dump_state(outcome.state))
+        checkpoint = save_state(outcome.state, self.blobs)
         seconds = {
             "exchange": exchanged - outcome.aggregation_seconds,
             "aggregate": outcome.aggregation_seconds,

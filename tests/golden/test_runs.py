@@ -20,7 +20,7 @@ from tests.conftest import tiny_config
 
 
 def final_tensors(home, run_id):
-    state = load_state(home.blobs().get(home.store().last_checkpoint(run_id)))
+    state = load_state(home.store().last_checkpoint(run_id), home.blobs())
     return state.tensors
 
 

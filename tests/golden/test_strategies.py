@@ -34,7 +34,7 @@ LINKS = {
 
 
 def final_state(home, run_id):
-    return load_state(home.blobs().get(home.store().last_checkpoint(run_id)))
+    return load_state(home.store().last_checkpoint(run_id), home.blobs())
 
 
 def training(home, run_id):
@@ -156,7 +156,7 @@ def test_replay_rounds_train_the_sensitive_groups_alone(name, home, run_here):
     assert sum(record.kind == "replay" for record in rounds) == planned
     for record in replays:
         states = [
-            load_state(home.blobs().get(rounds[index].checkpoint))
+            load_state(rounds[index].checkpoint, home.blobs())
             for index in (record.step_index - 1, record.step_index)
         ]
         trained = {group for reply in record.replies for group in reply.ranks}

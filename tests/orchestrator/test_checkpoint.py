@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from orchestrator.checkpoint import dump_state, load_state, restore
+from orchestrator.checkpoint import load_state, restore, save_state
 from orchestrator.store.blobs import BlobStore
 from strategies.errors import BlobError, StoreError
 from strategies.types import ClientId, GlobalState, Holding, ParamKey
@@ -29,9 +29,16 @@ def a_state(step: int = 3) -> GlobalState:
     )
 
 
-def test_states_survive_bit_for_bit():
+@pytest.fixture
+def blobs(tmp_path):
+    return BlobStore(tmp_path / "blobs")
+
+
+@pytest.mark.parametrize("apart", [2**20, 1])
+def test_states_survive_bit_for_bit(apart, blobs, monkeypatch):
+    monkeypatch.setattr("orchestrator.checkpoint._APART_BYTES", apart)
     state = a_state()
-    again = load_state(dump_state(state))
+    again = load_state(save_state(state, blobs), blobs)
     for name in ("step_index", "changed", "holdings"):
         assert getattr(again, name) == getattr(state, name)
     pairs = [(state.tensors, again.tensors), (state.memories["rank"], again.memories["rank"])]
@@ -44,20 +51,51 @@ def test_states_survive_bit_for_bit():
             assert after[key].tobytes() == value.tobytes()
 
 
-def test_equal_states_have_equal_bytes_whatever_their_order():
+def test_equal_states_have_equal_digests_whatever_their_order(blobs):
     state = a_state()
     turned = replace(
         state,
         tensors=dict(reversed(state.tensors.items())),
         memories={"rank": dict(reversed(state.memories["rank"].items()))},
     )
-    assert dump_state(turned) == dump_state(state)
+    assert save_state(turned, blobs) == save_state(state, blobs)
 
 
-@pytest.mark.parametrize("data", [b"", b"x" * 100, dump_state(a_state())[:50]])
-def test_what_is_no_state_is_refused(data):
+@pytest.mark.parametrize("cut", [0, 50, None])
+def test_what_is_no_state_is_refused(cut, blobs):
+    whole = blobs.get(save_state(a_state(), blobs))
     with pytest.raises(BlobError, match="no checkpoint"):
-        load_state(data)
+        load_state(blobs.put(b"x" * 100 if cut is None else whole[:cut]), blobs)
+
+
+def large_state(step: int) -> GlobalState:
+    """Three megabytes that no step changes."""
+    sums = np.arange(400_000, dtype=np.float64)
+    return replace(a_state(step), memories={"head": {"gram": sums}})
+
+
+def size_of(blobs: BlobStore) -> int:
+    return sum(path.stat().st_size for path in blobs.folder.rglob("*") if path.is_file())
+
+
+def test_what_a_step_leaves_alone_is_not_written_again(blobs):
+    save_state(large_state(1), blobs)
+    first = size_of(blobs)
+    digest = save_state(large_state(2), blobs)
+    assert first > 3_000_000
+    assert size_of(blobs) - first < 10_000
+    again = load_state(digest, blobs)
+    np.testing.assert_array_equal(
+        again.memories["head"]["gram"], large_state(2).memories["head"]["gram"]
+    )
+
+
+def test_a_part_that_is_missing_makes_the_state_unreadable(blobs):
+    digest = save_state(large_state(1), blobs)
+    (part,) = (p for p in blobs.folder.rglob("*") if p.is_file() and p.stat().st_size > 3_000_000)
+    part.unlink()
+    with pytest.raises(BlobError, match="cannot be read"):
+        load_state(digest, blobs)
 
 
 def test_blobs_are_found_by_content_and_checked(tmp_path):
@@ -88,7 +126,7 @@ def committed(home):
     run_id = new_run(store).run_id
     digests = []
     for step in range(2):
-        digests.append(blobs.put(dump_state(a_state(step + 1))))
+        digests.append(save_state(a_state(step + 1), blobs))
         store.commit_round(run_id, a_round(run_id, step, checkpoint=digests[-1]))
     return store, blobs, run_id, digests
 
