@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -88,6 +88,10 @@ class LiveView:
         return f", about {clock((now - since) / (done - first) * (steps - done))} to go"
 
 
+_WITHOUT_ROUND: Final = {"evaluating": "scoring all tasks", "summing": "summing for the head"}
+_BESIDES: Final = {"replaying": "replaying memories"}
+
+
 def _where(shown: Mapping[str, Any], task_names: tuple[str, ...]) -> Text:
     task = shown.get("task")
     if task is None:
@@ -98,10 +102,11 @@ def _where(shown: Mapping[str, Any], task_names: tuple[str, ...]) -> Text:
     stages = shown.get("stages")  # where clients do not all meet the same task at once
     of_all = f"stage {task + 1} of {stages}"
     text = of_all if stages else f"task {task + 1} of {len(task_names)} ({name})"
-    if shown.get("phase") == "evaluating":
-        return Text(f"{text}, scoring all tasks")
+    phase = str(shown.get("phase"))
+    if phase in _WITHOUT_ROUND:
+        return Text(f"{text}, {_WITHOUT_ROUND[phase]}")
     text += f", round {shown.get('round', 0) + 1} of {shown.get('rounds_in_task', '?')}"
-    return Text(f"{text}, probing" if shown.get("phase") == "probing" else text)
+    return Text(text if phase == "training" else f"{text}, {_BESIDES.get(phase, phase)}")
 
 
 def _accuracies(accuracy: list[float | None], task_names: tuple[str, ...]) -> Text:
