@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from orchestrator.learning import Evidences
-from orchestrator.planner import Plan
+from orchestrator.plans import Plan
 from orchestrator.store.base import ReplyRecord
 from strategies.cost import CostModel
 from strategies.types import (

@@ -13,7 +13,8 @@ from orchestrator.federation import Federation, initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.gate import Gate
 from orchestrator.merging import opened
-from orchestrator.planner import Plan, plan_step
+from orchestrator.planner import plan_step
+from orchestrator.plans import Plan
 from orchestrator.progress import Progress
 from orchestrator.publish import Publisher
 from orchestrator.rounds import Outcome, close_step

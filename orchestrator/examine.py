@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from orchestrator.learning import Evidences
-from orchestrator.planner import Order
+from orchestrator.plans import Order
 from orchestrator.shapes import assigned_shapes
 from orchestrator.transport import failure
 from strategies.compression.chain import Chain, decompress

@@ -13,7 +13,7 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from orchestrator.federation import Federation, agree
-from orchestrator.planner import Order
+from orchestrator.plans import Order
 from orchestrator.transport import OnWait, failure, late, to_reply
 from strategies.errors import PerennialError, TransportError, WireError
 from strategies.types import (

@@ -10,9 +10,9 @@ import numpy as np
 
 from orchestrator import recall
 from orchestrator.config import RunConfig
-from orchestrator.planner import AGGREGATION, RANK, SELECTION, Plan, uses_evidence
+from orchestrator.plans import AGGREGATION, RANK, SELECTION, Plan
 from orchestrator.recall import RECALL
-from strategies.protocols import Adaptive, Aggregated, Initializing
+from strategies.protocols import Adaptive, Aggregated, Initializing, Probing
 from strategies.rng import rng_for
 from strategies.types import (
     Array,
@@ -70,7 +70,7 @@ def learnt(
     """The state with new tensors, newest evidence and what the strategies remember."""
     memories = {**state.memories, AGGREGATION: aggregated.state}
     tensors, evidence = aggregated.tensors, state.evidence
-    if uses_evidence(config) and plan.step.kind in ("train", "probe"):
+    if _uses_evidence(config) and plan.step.kind in ("train", "probe"):
         evidence = _newest(state, seen)
     if plan.idle:
         return replace(state, tensors=tensors, memories=_filled(memories))
@@ -137,3 +137,9 @@ def _observed(
             rng = rng_for(config.seed, "observe", kind, step.task_index, step.round_index)
             memories[kind] = strategy.observe(view, seen, rng)
     return memories
+
+
+def _uses_evidence(config: RunConfig) -> bool:
+    """Whether any strategy reads what clients report."""
+    strategies = (config.layer_selector(), config.rank_allocator(), config.merger())
+    return any(isinstance(strategy, Probing | Adaptive) for strategy in strategies)

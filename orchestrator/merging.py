@@ -8,7 +8,7 @@ from dataclasses import replace
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation
 from orchestrator.outgoing import changes
-from orchestrator.planner import MERGING, Plan
+from orchestrator.plans import MERGING, Plan
 from orchestrator.schedule import schedule
 from strategies.protocols import AfterRound, Merged, MergeView, Moves, Question, TaskStart
 from strategies.types import Evidence, GlobalState, GroupName

@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 from orchestrator.metrics import headline
-from orchestrator.planner import Plan
+from orchestrator.plans import Plan
 from orchestrator.store.base import RoundRecord, RunStatus, RunStore
 from strategies.arrival import Arrivals
 from strategies.errors import RunInterrupted

@@ -17,7 +17,7 @@ from orchestrator.heads import HeadSums
 from orchestrator.learning import learnt
 from orchestrator.merging import settled
 from orchestrator.outgoing import Receipts, changes
-from orchestrator.planner import AGGREGATION, Order, Plan
+from orchestrator.plans import AGGREGATION, Order, Plan
 from orchestrator.store.base import ReplyRecord, ScoreRecord
 from strategies.compression.chain import Chain
 from strategies.errors import RoundFailedError

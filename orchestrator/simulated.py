@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation
 from orchestrator.links import Journey
-from orchestrator.planner import Order, Plan
+from orchestrator.plans import Order, Plan
 from strategies.cost import CostModel
 from strategies.types import Reply, Update
 

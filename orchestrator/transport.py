@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.federation import Federation, agree
-from orchestrator.planner import Order
+from orchestrator.plans import Order
 from strategies.errors import PerennialError, WireError
 from strategies.types import (
     ClientFailure,

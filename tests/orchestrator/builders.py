@@ -8,7 +8,7 @@ import numpy as np
 
 from orchestrator.config import RunConfig, parse_config
 from orchestrator.federation import Federation
-from orchestrator.planner import Order
+from orchestrator.plans import Order
 from strategies.types import (
     HEAD,
     ClientId,

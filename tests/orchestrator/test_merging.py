@@ -11,7 +11,8 @@ from orchestrator.federation import initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.merging import opened
 from orchestrator.outgoing import Sender
-from orchestrator.planner import MERGING, plan_step
+from orchestrator.planner import plan_step
+from orchestrator.plans import MERGING
 from orchestrator.rounds import close_step
 from orchestrator.schedule import schedule
 from strategies.errors import ConfigError

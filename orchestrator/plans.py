@@ -1,0 +1,43 @@
+"""Plans of steps: what everybody is asked, with the tensors that travel along."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from orchestrator.schedule import Step
+from strategies.types import Assignment, Holding, RoundView, Tensors
+
+SELECTION, RANK, AGGREGATION, MERGING = "layer-selection", "rank", "aggregation", "merging"
+"""Names of what is remembered in a state, by kind of strategy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """An assignment, the tensors that travel with it, and how long an answer may be.
+
+    ``holding`` is what the client has once it has answered.
+    """
+
+    assignment: Assignment
+    tensors: Tensors
+    max_reply_bytes: int
+    holding: Holding = field(default_factory=Holding)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A step with everybody's orders and the view it was planned from.
+
+    ``notes`` say what was decided against expectation.
+    """
+
+    step_index: int
+    step: Step
+    orders: tuple[Order, ...]
+    view: RoundView
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def idle(self) -> bool:
+        """No client is at a task it has examples of: there is nothing to do, and nothing wrong."""
+        return self.step.kind != "evaluate" and not self.view.clients
