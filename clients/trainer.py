@@ -6,13 +6,11 @@ loaded once per recipe and shared, what belongs to one client lies in its durabl
 
 from __future__ import annotations
 
-import importlib
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 
 from clients import profile as device
@@ -24,23 +22,20 @@ from clients.answers import (
     failed,
     metrics_of,
 )
-from clients.boundaries import SIGNALS, Boundaries, Given, Noticed
-from clients.data import Shard, classes_of
+from clients.data import Shard
 from clients.evaluation import evaluate
 from clients.feedback import Feedback
-from clients.methods.base import ClientMethod
+from clients.local_run import capacity_of, classes_allowed, local_run, method_of
 from clients.probed import probe_run, probed
 from clients.received import MissingTensorsError, ReceivedTensors
 from clients.reports import Sensitivity, component_norms
 from clients.state_store import ClientState, ClientStateStore
 from clients.training import LocalRun, train
 from clients.workshop import ClientSettings, Workshop, open_workshop, shard_of, tokens_per_example
-from strategies.catalog import CLIENT_METHODS, COMPRESSORS, REPLAY_POLICIES, build
-from strategies.errors import ConfigError, Fault, PerennialError
+from strategies.catalog import COMPRESSORS, build
+from strategies.errors import PerennialError
 from strategies.lora import is_merged
-from strategies.protocols import Compressor, ExampleIds, ReplayMemory
-from strategies.recipe import StreamRecipe
-from strategies.rng import rng_for
+from strategies.protocols import Compressor, ReplayMemory
 from strategies.types import (
     Array,
     Assignment,
@@ -52,7 +47,6 @@ from strategies.types import (
     GroupName,
     ParamKey,
     Score,
-    StrategyChoice,
     Tensors,
     Update,
     Work,
@@ -147,11 +141,11 @@ class LocalTrainer:
         update = blank_update(assignment, scores, clock)
         if assignment.probe:
             tasks = (*assignment.met, *assignment.probe.tasks)
-            run = probe_run(shop, shard, assignment, state, _allowed(shop, shard, tasks))
+            run = probe_run(shop, shard, assignment, state, classes_allowed(shop, shard, tasks))
             return probed(run, assignment, update, clock)
         if not assignment.work:
             return update
-        local = _local_run(shop, shard, assignment, assignment.work, state)
+        local = local_run(shop, shard, assignment, assignment.work, state)
         local.frozen = {key: value for key, value in model.items() if is_merged(key)}
         if not len(local.new_ids):
             return failed(assignment, FailureReason.NO_EXAMPLES, _nothing_of(assignment.work))
@@ -190,7 +184,7 @@ class LocalTrainer:
         """Train, keep what is the client's own and make the rest an update."""
         reports, sent = run.work.reports, run.model.read(run.trainable)
         recorder = [Sensitivity()] if "sensitivity" in reports else []
-        methods = [_method(choice) for choice in run.work.methods]
+        methods = [method_of(choice) for choice in run.work.methods]
         loss = train(run, [*methods, *recorder])
         clock.lap("train")
         trained, counts = run.model.read(run.trainable), example_counts(assignment, run)
@@ -241,7 +235,7 @@ class LocalTrainer:
         stored = self._states().load(
             assignment.run_id, assignment.client_id, before_step=assignment.step_index
         )
-        capacity = _capacity(shop, shard, assignment.work) if assignment.work else 0
+        capacity = capacity_of(shop, shard, assignment.work) if assignment.work else 0
         state = stored or ClientState(memory=ReplayMemory.empty(capacity))
         if assignment.work and not state.memory.num_offered:
             # It may have been scored, and its state kept, before it was first told a capacity.
@@ -278,60 +272,6 @@ def _nothing_of(work: Work) -> str:
     return f"no training examples of tasks {work.tasks}"
 
 
-def _capacity(shop: Workshop, shard: Shard, work: Work) -> int:
-    """Examples the client's memory may hold."""
-    budget = work.replay.capacity_bytes
-    if budget is None:
-        return work.replay.capacity
-    split, logits = shop.dataset.train, 0
-    if any(_method(choice).stores_logits for choice in work.methods):
-        logits = 4 * len(shop.dataset.label_names)
-    size = split.mean_bytes(np.concatenate(shard.train).astype(np.int64)) + logits
-    return int(budget / size) if size else 0
-
-
-def _local_run(
-    shop: Workshop, shard: Shard, assignment: Assignment, work: Work, state: ClientState
-) -> LocalRun:
-    # torch's own stream feeds dropout only; it too belongs to this client and round alone.
-    torch.manual_seed(assignment.seed)
-    return LocalRun(
-        task_index=assignment.task_index,
-        work=work,
-        recipe=shop.recipe.model,
-        dataset=shop.dataset,
-        model=shop.model,
-        trainable=shop.model.trainable(assignment.groups),
-        new_ids=_ids(shard, work, state),
-        memory_task=max(work.tasks),
-        known=classes_of(shop.dataset.tasks, assignment.met),
-        boundaries=_boundaries(shop.recipe.stream, assignment.seed),
-        allowed=_allowed(shop, shard, (*assignment.met, *work.tasks)),
-        policy=build(REPLAY_POLICIES, work.replay.policy, key="replay.policy"),
-        state=state,
-        rng=rng_for(assignment.seed, "batches"),
-        memory_rng=rng_for(assignment.seed, "memory"),
-        kept=assignment.kept,
-    )
-
-
-def _ids(shard: Shard, work: Work, state: ClientState) -> ExampleIds:
-    """What a round trains on."""
-    if work.source == "memory":
-        return state.memory.ids
-    return np.concatenate([shard.train_ids(task) for task in work.tasks])
-
-
-def _boundaries(stream: StreamRecipe, seed: int) -> Boundaries:
-    if stream.boundaries == "given":
-        return Given()
-    return Noticed(
-        signal=SIGNALS[stream.boundary_signal],
-        jump=stream.boundary_jump,
-        rng=rng_for(seed, "boundary"),
-    )
-
-
 def _own(assignment: Assignment, state: ClientState) -> dict[ParamKey, Array]:
     """What the client uses instead of what it was sent."""
     return {
@@ -343,23 +283,3 @@ def _own(assignment: Assignment, state: ClientState) -> dict[ParamKey, Array]:
 
 def _compressors(work: Work) -> list[Compressor]:
     return [build(COMPRESSORS, choice, key="compression") for choice in work.compression]
-
-
-def _method(choice: StrategyChoice) -> ClientMethod:
-    """The method behind a catalog name.
-
-    Raises: ConfigError for an unknown name or parameters it does not take.
-    """
-    if choice.name not in CLIENT_METHODS:
-        known = ", ".join(sorted(CLIENT_METHODS))
-        raise ConfigError("learning.methods", [Fault("name", repr(choice.name), f"one of {known}")])
-    module, _, name = CLIENT_METHODS[choice.name].partition(":")
-    method: type[ClientMethod] = getattr(importlib.import_module(module), name)
-    return build({choice.name: method}, choice, key="learning.methods")
-
-
-def _allowed(shop: Workshop, shard: Shard, tasks: Sequence[int]) -> torch.Tensor:
-    """Classes the client holds of the tasks it has met, (C,); others are not pushed down."""
-    allowed = torch.zeros(len(shop.dataset.label_names), dtype=torch.bool)
-    allowed[torch.from_numpy(shard.classes_seen(tasks))] = True
-    return allowed

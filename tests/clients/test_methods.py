@@ -211,7 +211,7 @@ def test_methods_compose_in_a_list(lab):
 
 
 def test_every_method_has_a_class():
-    from clients.trainer import _method
+    from clients.local_run import method_of
 
-    methods = {name: _method(StrategyChoice(name=name)) for name in CLIENT_METHODS}
+    methods = {name: method_of(StrategyChoice(name=name)) for name in CLIENT_METHODS}
     assert {name for name, method in methods.items() if method.remembers} == REMEMBERING

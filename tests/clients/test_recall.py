@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from clients.local_run import local_run as prepared
 from clients.recall import interference, losses_on, measured, recalled
-from clients.trainer import _local_run
 from clients.workshop import shard_of
 from strategies.protocols import ReplayMemory
 from strategies.replay.mir import MaximallyInterfered
@@ -40,7 +40,7 @@ def local_run(bench, **work_changes):
     state = dataclasses.replace(state, memory=memory)
     model = bench.trainer._assemble(shop, order.assignment, order.tensors)
     shop.model.apply(model, order.assignment.scale)
-    return _local_run(shop, shard, order.assignment, work, state)
+    return prepared(shop, shard, order.assignment, work, state)
 
 
 def test_interference_is_the_change_a_step_would_make(lab):

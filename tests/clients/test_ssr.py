@@ -12,11 +12,12 @@ import torch
 from clients.data.batches import CompletionInputs
 from clients.data.encoding import encode_completions
 from clients.data.tokenizer import ByteTokenizer
+from clients.local_run import local_run
 from clients.methods import ssr
 from clients.methods.ssr import agrees
 from clients.model import completion_losses
 from clients.state_store import ClientStateStore
-from clients.trainer import LocalTrainer, _local_run
+from clients.trainer import LocalTrainer
 from clients.workshop import shard_of
 from strategies.types import ClientFailure, StrategyChoice
 from strategies.wire import decode_result, encode_assignment
@@ -104,7 +105,7 @@ def opened(bench, step, state):
     shop.model.apply(trainer._assemble(shop, assignment, order.tensors), assignment.scale)
     shop.model.module.eval()
     shard = shard_of(shop, assignment.client_id)
-    return _local_run(shop, shard, assignment, assignment.work, state)
+    return local_run(shop, shard, assignment, assignment.work, state)
 
 
 def test_accepted_answers_are_likelier_than_their_references(tutor):

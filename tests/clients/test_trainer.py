@@ -239,7 +239,7 @@ def test_hooks_are_called_in_order(lab, monkeypatch):
         )
     import clients.trainer
 
-    monkeypatch.setattr(clients.trainer, "_method", lambda choice: Recorder())
+    monkeypatch.setattr(clients.trainer, "method_of", lambda choice: Recorder())
     bench = lab()
     bench.ask(bench.plan(1).orders[0])
     step = ["batch", "loss", "grad", "after_step"]

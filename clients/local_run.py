@@ -1,0 +1,97 @@
+"""A local training made ready: its examples, classes, memory and methods, from an assignment."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from clients.boundaries import SIGNALS, Boundaries, Given, Noticed
+from clients.data import Shard, classes_of
+from clients.methods.base import ClientMethod
+from clients.state_store import ClientState
+from clients.training import LocalRun
+from clients.workshop import Workshop
+from strategies.catalog import CLIENT_METHODS, REPLAY_POLICIES, build
+from strategies.errors import ConfigError, Fault
+from strategies.protocols import ExampleIds
+from strategies.recipe import StreamRecipe
+from strategies.rng import rng_for
+from strategies.types import Assignment, StrategyChoice, Work
+
+
+def local_run(
+    shop: Workshop, shard: Shard, assignment: Assignment, work: Work, state: ClientState
+) -> LocalRun:
+    """One client's local training, before its first step."""
+    # torch's own stream feeds dropout only; it too belongs to this client and round alone.
+    torch.manual_seed(assignment.seed)
+    return LocalRun(
+        task_index=assignment.task_index,
+        work=work,
+        recipe=shop.recipe.model,
+        dataset=shop.dataset,
+        model=shop.model,
+        trainable=shop.model.trainable(assignment.groups),
+        new_ids=_ids(shard, work, state),
+        memory_task=max(work.tasks),
+        known=classes_of(shop.dataset.tasks, assignment.met),
+        boundaries=_boundaries(shop.recipe.stream, assignment.seed),
+        allowed=classes_allowed(shop, shard, (*assignment.met, *work.tasks)),
+        policy=build(REPLAY_POLICIES, work.replay.policy, key="replay.policy"),
+        state=state,
+        rng=rng_for(assignment.seed, "batches"),
+        memory_rng=rng_for(assignment.seed, "memory"),
+        kept=assignment.kept,
+    )
+
+
+def _ids(shard: Shard, work: Work, state: ClientState) -> ExampleIds:
+    """What a round trains on."""
+    if work.source == "memory":
+        return state.memory.ids
+    return np.concatenate([shard.train_ids(task) for task in work.tasks])
+
+
+def _boundaries(stream: StreamRecipe, seed: int) -> Boundaries:
+    if stream.boundaries == "given":
+        return Given()
+    return Noticed(
+        signal=SIGNALS[stream.boundary_signal],
+        jump=stream.boundary_jump,
+        rng=rng_for(seed, "boundary"),
+    )
+
+
+def classes_allowed(shop: Workshop, shard: Shard, tasks: Sequence[int]) -> torch.Tensor:
+    """Classes the client holds of the tasks it has met, (C,); others are not pushed down."""
+    allowed = torch.zeros(len(shop.dataset.label_names), dtype=torch.bool)
+    allowed[torch.from_numpy(shard.classes_seen(tasks))] = True
+    return allowed
+
+
+def capacity_of(shop: Workshop, shard: Shard, work: Work) -> int:
+    """Examples the client's memory may hold."""
+    budget = work.replay.capacity_bytes
+    if budget is None:
+        return work.replay.capacity
+    split, logits = shop.dataset.train, 0
+    if any(method_of(choice).stores_logits for choice in work.methods):
+        logits = 4 * len(shop.dataset.label_names)
+    size = split.mean_bytes(np.concatenate(shard.train).astype(np.int64)) + logits
+    return int(budget / size) if size else 0
+
+
+def method_of(choice: StrategyChoice) -> ClientMethod:
+    """The method behind a catalog name.
+
+    Raises: ConfigError for an unknown name or parameters it does not take.
+    """
+    if choice.name not in CLIENT_METHODS:
+        known = ", ".join(sorted(CLIENT_METHODS))
+        raise ConfigError("learning.methods", [Fault("name", repr(choice.name), f"one of {known}")])
+    module, _, name = CLIENT_METHODS[choice.name].partition(":")
+    method: type[ClientMethod] = getattr(importlib.import_module(module), name)
+    return build({choice.name: method}, choice, key="learning.methods")
