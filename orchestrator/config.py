@@ -11,13 +11,23 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from orchestrator.config_checks import faults_of
 from orchestrator.defaults import with_defaults
 from orchestrator.links import Links
+from orchestrator.sections import (
+    Adapter,
+    EvaluationPlan,
+    Federation,
+    Learning,
+    NonNegative,
+    Publish,
+    Replay,
+    Strategies,
+)
 from strategies.arrival import Arrivals, arrivals
 from strategies.catalog import (
     AGGREGATORS,
@@ -47,175 +57,11 @@ from strategies.recipe import (
     DataRecipe,
     ModelRecipe,
     PartitionRecipe,
-    Positive,
     Section,
     SharedRecipe,
     StreamRecipe,
 )
-from strategies.types import Optimization, ReplayDirective, StrategyChoice, client_ids
-
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Choice(BaseModel):
-    """A strategy by name; every other key of the table is one of its parameters."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    name: str
-
-    def as_choice(self) -> StrategyChoice:
-        """The name and its parameters, apart."""
-        return StrategyChoice(name=self.name, params=dict(self.model_extra or {}))
-
-
-class Federation(Section):
-    """Who takes part in a round, and for how long the server waits."""
-
-    clients: Positive = 10
-    cohort: Positive | None = None
-    """Clients asked per round; default: all."""
-    min_replies: Positive = 1
-    """Usable replies a round needs."""
-    round_timeout_seconds: PositiveFloat = 600.0
-    """How long the server itself waits for replies."""
-    deadline_seconds: PositiveFloat | None = None
-    """What a client's download, training and upload may take; plans are made to fit.  On simulated
-    links later answers are discarded."""
-    transport: Literal["ray", "in-process"] = "ray"
-    threads_per_client: Positive = 1
-    """CPU threads of a local training; as many simulated clients run at once as fit the cores."""
-
-
-class Adapter(Section):
-    """How low-rank groups are scaled."""
-
-    scale: PositiveFloat = 2.0
-    """alpha / r, the same for every rank."""
-
-
-class Learning(Section):
-    """The rounds of a task and what a client does in one."""
-
-    mode: Literal["sequence", "joint"] = "sequence"
-    """``joint`` trains all tasks at once for the same number of rounds in all: the ceiling."""
-    rounds_per_task: Positive = 5
-    adapted_tasks: NonNegative | None = None
-    """The first so many tasks are trained, later ones learnt by a solved head alone; default:
-    all."""
-    local_steps: NonNegative = 8
-    """Optimizer updates per client and round."""
-    batch_size: Positive = 16
-    """Examples per update, replayed ones included."""
-    learning_rate: PositiveFloat = 1e-3
-    head_learning_rate: PositiveFloat = 1e-2
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: PositiveFloat = 1.0
-    schedule: Literal["constant", "linear", "cosine", "one-cycle"] = "constant"
-    """Learning rate over the rounds of a task."""
-    methods: tuple[Choice, ...] = (Choice(name="finetune"),)
-    """Client methods, applied in order."""
-
-    def optimization(self) -> Optimization:
-        """The part that travels in an assignment."""
-        return Optimization(
-            learning_rate=self.learning_rate,
-            head_learning_rate=self.head_learning_rate,
-            weight_decay=self.weight_decay,
-            max_grad_norm=self.max_grad_norm,
-            schedule=self.schedule,
-        )
-
-
-class Steering(Section):
-    """How much is replayed follows how much is forgotten."""
-
-    lowest_share: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Part of each batch that is replayed where nothing has been forgotten."""
-    full_at_nats: PositiveFloat = 0.5
-    """Mean rise of remembered losses at which ``replay.share`` is reached."""
-
-
-class Replay(Section):
-    """The memory each client keeps of its own past examples."""
-
-    policy: Choice = Choice(name="reservoir")
-    examples_per_client: NonNegative = 50
-    bytes_per_client: Positive | None = None
-    """Instead of ``examples_per_client``: as many examples as take this, on the client's average,
-    with the logits a method stores of them."""
-    share: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Part of each batch that is replayed."""
-    steering: Steering | None = None
-    """Let the server set each client's share by what it reports of its memory, up to ``share``."""
-    rounds: Choice = Choice(name="none")
-    """Rounds that train on memories alone."""
-
-
-class Strategies(Section):
-    """What the server decides with."""
-
-    layer_selection: Choice = Choice(name="all")
-    rank: Choice = Choice(name="fixed")
-    aggregation: Choice = Choice(name="exact")
-    head: Choice = Choice(name="trained")
-    """What sets the classifier's rows: gradients, or sums over examples."""
-    merging: Choice = Choice(name="none")
-    """What becomes of the global model at a task's end."""
-    compression: tuple[Choice, ...] = ()
-    """Of updates, applied in order; what is lost is added to the client's next update."""
-    downlink: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
-    """Of the tensors clients are sent."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parameters_of_the_default(cls, tree: Any) -> Any:
-        """A table without a name sets parameters of the default strategy."""
-        if not isinstance(tree, Mapping):
-            return tree
-        defaults = {name: field.default for name, field in cls.model_fields.items()}
-        return {
-            key: {"name": defaults[key].name, **table}
-            if key in defaults and isinstance(table, Mapping)
-            else table
-            for key, table in tree.items()
-        }
-
-
-class EvaluationPlan(Section):
-    """What is scored besides the accuracy matrix, which is measured after every task."""
-
-    each_round: bool = False
-    """Score the incoming state on the tasks learnt so far with every training message."""
-    max_examples: Positive | None = None
-    """Bound on the examples per task and client of those mid-task scores."""
-    intruders: bool = False
-    """Count intruder dimensions after every task; fetches the base's weights from a client once."""
-
-
-class Requirements(Section):
-    """What a state must meet after a task to be published; fractions of examples, 0 to 1.
-
-    A state that does not is kept aside and named with every reason.  What is not set is not asked.
-    """
-
-    max_drop: Fraction | None = None
-    """Accuracy that any earlier task may lose against its best among the published states."""
-    max_negative_flips: Fraction | None = None
-    """Share of held-out examples, of the tasks that the last published state had learnt, that were
-    right then and are wrong now."""
-    min_accuracy: Fraction | None = None
-    """ACC: mean accuracy over the tasks learnt."""
-    max_forgetting: Fraction | None = None
-    """Mean loss of the earlier tasks against their best so far, published or not."""
-
-
-class Publish(Section):
-    """Which states become the run's adapter."""
-
-    require: Requirements = Requirements()
+from strategies.types import ReplayDirective, StrategyChoice, client_ids
 
 
 class RunConfig(Section):

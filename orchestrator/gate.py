@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.config import Requirements
 from orchestrator.publish import Publisher
 from orchestrator.releases import Verdict, last_release, stage_name, verdicts
+from orchestrator.sections import Requirements
 from orchestrator.store.base import RunStore
 from strategies.arrival import Arrivals
 from strategies.types import GlobalState

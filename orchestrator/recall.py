@@ -7,8 +7,8 @@ from typing import Final
 
 import numpy as np
 
-from orchestrator.config import Steering
 from orchestrator.schedule import Step
+from orchestrator.sections import Steering
 from strategies.protocols import ReplayView
 from strategies.replay_rounds.sensitivity import sensitivity
 from strategies.types import (

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from orchestrator.config import Requirements
 from orchestrator.metrics import AccuracyMatrix, Flips
+from orchestrator.sections import Requirements
 from orchestrator.store.base import EventRecord, RoundRecord, ScoreRecord
 from strategies.arrival import Arrivals
 

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from orchestrator.config import Requirements
 from orchestrator.forgetting import explained
 from orchestrator.metrics import METRICS, AccuracyMatrix, by_client, worst_decile
 from orchestrator.releases import described, verdicts
@@ -20,6 +19,7 @@ from orchestrator.results import (
     Listing,
     Show,
 )
+from orchestrator.sections import Requirements
 from orchestrator.store.base import EventRecord, ReplyRecord, RoundRecord, RunRecord
 from strategies.arrival import Arrivals, arrivals
 from strategies.recipe import StreamRecipe

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from orchestrator import recall
-from orchestrator.config import Steering
 from orchestrator.schedule import Step
+from orchestrator.sections import Steering
 from strategies.types import ClientProfile, ModelDescription, Observation, ParamKey, Remembered
 
 MODEL = ModelDescription(base_digest="", num_parameters=0, num_blocks=0, groups=())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.config import Requirements
 from orchestrator.releases import described, last_release, verdicts
+from orchestrator.sections import Requirements
 from strategies.errors import ConfigError
 from tests.contract.test_run_store import a_round
 from tests.orchestrator.builders import a_config
