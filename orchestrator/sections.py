@@ -1,4 +1,4 @@
-"""The tables of a run file that the server alone reads; ``strategies.recipe`` has the shared ones."""
+"""The tables of a run file that the server alone reads; the shared ones are in the recipe."""
 
 from __future__ import annotations
 

@@ -205,6 +205,7 @@ def test_merging(name, home, run_here):
     assert show(home.store().get_run(run_id), rounds, [])["acc"] > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["fedavg", "ffa", "hetlora", "rolora", "partition"])
 @pytest.mark.parametrize("name", ["fot", "model-stock"])
 def test_merging_goes_with_other_aggregations(name, aggregation, home, run_here):
@@ -261,6 +262,7 @@ def test_compression_saves_bytes_and_learns_on(compression, home, run_here):
         assert losses[1] == pytest.approx(losses[0], rel=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
