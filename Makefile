@@ -2,13 +2,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format clean
+.PHONY: run test fast check format clean
 
 run: $(VENV)/.installed  ## install and learn five tasks across ten clients
 	$(BIN)/perennial run examples/digits.toml
 
 test: $(VENV)/.installed-test  ## the whole suite
 	$(BIN)/python -m pytest
+
+fast: $(VENV)/.installed-test  ## what takes under three minutes on two cores
+	$(BIN)/python -m pytest -n auto -m "not slow and not e2e"
 
 check: $(VENV)/.installed-dev  ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .
