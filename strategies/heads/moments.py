@@ -24,6 +24,13 @@ from strategies.types import HEAD, Array, ParamKey, Tensors
 _PIECE: Final = 4096
 
 
+class Rows(NamedTuple):
+    """Rows (m, M) and (m, k) with the second moments of the examples they came from."""
+
+    features: NDArray[np.float64]
+    targets: NDArray[np.float64]
+
+
 class Moments(NamedTuple):
     """ΦᵀΦ (M, M) and ΦᵀY (M, k), float64."""
 
@@ -51,8 +58,8 @@ def _triangle(stack: Sequence[Array]) -> Array:
     return triangle
 
 
-def unpacked(values: Array, num_features: int, num_targets: int) -> Moments:
-    """The moments behind ``packed``.
+def unpacked(values: Array, num_features: int, num_targets: int) -> Rows:
+    """The rows behind ``packed``.
 
     Raises: WireError if no number of rows gives an array of that length.
     """
@@ -68,8 +75,7 @@ def unpacked(values: Array, num_features: int, num_targets: int) -> Moments:
     for index in range(rows):
         triangle[index, index:] = values[start : start + width - index]
         start += width - index
-    phi, y = triangle[:, :num_features], triangle[:, num_features:]
-    return Moments(phi.T @ phi, phi.T @ y)
+    return Rows(triangle[:, :num_features], triangle[:, num_features:])
 
 
 def class_counts(evidence: Tensors, shape: HeadShape) -> NDArray[np.float64]:

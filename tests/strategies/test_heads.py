@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies.errors import WireError
-from strategies.heads.analytic import Analytic, best_ridge, penalty_of, ridge
+from strategies.heads.analytic import (
+    Analytic,
+    best_ridge,
+    penalty_of,
+    ridge,
+    trace_of_inverse,
+)
 from strategies.heads.moments import Moments, largest, packed, unpacked
 from strategies.heads.prototype import Prototype
 from strategies.protocols import HeadShape
@@ -57,9 +63,9 @@ def test_what_is_packed_has_the_moments_of_the_examples(rows, width, classes):
     assert values.size <= largest(width, classes)
     if rows <= width:
         assert values.size <= rows * (width + classes)
-    found = unpacked(values, width, classes)
-    np.testing.assert_allclose(found.gram, features.T @ features, atol=1e-4)
-    np.testing.assert_allclose(found.cross, features.T @ targets, atol=1e-4)
+    phi, y = unpacked(values, width, classes)
+    np.testing.assert_allclose(phi.T @ phi, features.T @ features, atol=1e-4)
+    np.testing.assert_allclose(phi.T @ y, features.T @ targets, atol=1e-4)
 
 
 def test_pieces_pack_like_the_whole(monkeypatch):
@@ -69,8 +75,9 @@ def test_pieces_pack_like_the_whole(monkeypatch):
     stack = np.hstack([features, targets])
     whole = unpacked(packed([stack], WIDTH), WIDTH, NUM_CLASSES)
     cut = unpacked(packed(np.array_split(stack, 9), WIDTH), WIDTH, NUM_CLASSES)
-    np.testing.assert_allclose(cut.gram, whole.gram, rtol=1e-5)
-    np.testing.assert_allclose(cut.cross, whole.cross, rtol=1e-5)
+    for (phi, y), (one, other) in [(cut, whole)]:
+        np.testing.assert_allclose(phi.T @ phi, one.T @ one, rtol=1e-5)
+        np.testing.assert_allclose(phi.T @ y, one.T @ other, rtol=1e-5)
 
 
 @pytest.mark.parametrize("size", [0, 3, 10_000])
@@ -134,6 +141,21 @@ def test_the_search_for_the_penalty_finds_the_best_of_all_from_anywhere():
     errors = {k: ridge(total, np.full(2, 80), penalty_of(total, k))[0] for k in range(-16, 5)}
     for start in (-16, -4, 4):
         assert best_ridge(total, np.full(2, 80), start)[0] == min(errors, key=errors.__getitem__)
+
+
+def test_rows_that_wait_are_folded_piece_by_piece(monkeypatch):
+    features, labels = examples()
+    parts = parts_of(features, labels, np.arange(len(labels)) % 9, range(9))
+    whole = solved(Analytic(), parts)
+    monkeypatch.setattr("strategies.heads.analytic._PIECE", 45)
+    np.testing.assert_allclose(solved(Analytic(), parts), whole, atol=1e-6)
+
+
+def test_the_trace_of_a_large_inverse_is_estimated_closely():
+    features = np.random.default_rng(0).random((900, 600))
+    gram = features.T @ features + 3.0 * np.eye(600)
+    wanted = np.trace(np.linalg.inv(gram))
+    assert trace_of_inverse(np.linalg.cholesky(gram)) == pytest.approx(wanted, rel=0.02)
 
 
 def test_half_precision_changes_little():
