@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clients.data import Dataset, Shard
 
 BATCH_SIZE: Final = 64
+Features = Mapping[int, torch.Tensor]
 
 
 class Evaluated(NamedTuple):
@@ -107,7 +108,10 @@ def _classified(
     looked_at = np.concatenate(
         [np.zeros(0, dtype=np.int64), *(ids[t] for t in ids if t not in hopeless)]
     )
-    right, losses = _looked_at(model, dataset, looked_at, allowed)
+    known: Features = {}
+    if plan.max_examples is None and model.untouched and recipe.model.pooling != "model":
+        known = _encoded(model, dataset, [ids[task] for task in ids if task not in hopeless])
+    right, losses = _looked_at(model, dataset, looked_at, allowed, known)
     return {
         task: (
             Answered(ids=chosen, right=np.zeros(len(chosen), dtype=np.bool_)),
@@ -122,17 +126,39 @@ def _classified(
     }
 
 
+def _encoded(model: AdaptedModel, dataset: Dataset, sets: list[ExampleIds]) -> Features:
+    """Features by example, of all ``sets``: what was scored before is not encoded again.
+
+    Each set is encoded by itself, so that its bits do not depend on what came before.
+    """
+    for ids in sets:
+        if int(ids[0]) in model.kept_features:
+            continue
+        for chunk in dataset.test.bucketed(ids, BATCH_SIZE):
+            inputs = {n: torch.from_numpy(a) for n, a in dataset.test.collate(chunk).items()}
+            model.kept_features |= zip(chunk.tolist(), model.features(inputs), strict=True)
+    return model.kept_features
+
+
 def _looked_at(
-    model: AdaptedModel, dataset: Dataset, ids: ExampleIds, allowed: dict[int, NDArray[np.bool_]]
+    model: AdaptedModel,
+    dataset: Dataset,
+    ids: ExampleIds,
+    allowed: dict[int, NDArray[np.bool_]],
+    known: Features,
 ) -> tuple[dict[int, bool], dict[int, float]]:
-    """By example, whether it is right, and its loss."""
+    """By example, whether it is right, and its loss; what is ``known`` is not encoded again."""
     correct, losses = dict[int, bool](), dict[int, float]()
     test = dataset.test
     for chunk in test.bucketed(ids, BATCH_SIZE):
         inputs = {name: torch.from_numpy(array) for name, array in test.collate(chunk).items()}
         labels = inputs["labels"]
         mask = torch.from_numpy(np.stack([allowed[int(task)] for task in test.tasks[chunk]]))
-        logits = model.logits(inputs).float().masked_fill(~mask, -torch.inf)
+        if known:
+            logits = model.answers(torch.stack([known[example] for example in chunk.tolist()]))
+        else:
+            logits = model.logits(inputs)
+        logits = logits.float().masked_fill(~mask, -torch.inf)
         right = (logits.argmax(dim=-1) == labels).tolist()
         lost = masked_cross_entropy(logits, labels, mask).tolist()
         correct |= zip(chunk.tolist(), right, strict=True)

@@ -20,6 +20,7 @@ from strategies.errors import ModelError
 from strategies.lora import alpha_of, is_factor, is_merged, merged_keys, num_merged
 from strategies.peft_format import parameter_name
 from strategies.types import (
+    HEAD,
     LORA_A,
     LORA_B,
     Dense,
@@ -39,10 +40,14 @@ class AdaptedModel:
 
     Low-rank groups are peft LoRA layers, each with the rank of its own tensors; dense parts are
     base value + offset.  Layers are rebuilt only when the adapted modules or their ranks change.
-    Every ``apply`` starts from the base's own values, so nothing drifts.
+    Every ``apply`` starts from the base's own values, so nothing drifts.  ``untouched``: the state
+    applied last has nothing below the head.  ``kept_features`` are pooled features (d,) under the
+    untouched encoder, by example, for whoever scores a state like that again.
     """
 
     base: Base
+    untouched: bool = True
+    kept_features: dict[int, Tensor] = field(default_factory=dict)
     _addresses: dict[ParamKey, str] = field(init=False)  # dense parts → parameter name in the base
     _values: dict[ParamKey, Tensor] = field(
         default_factory=dict
@@ -68,6 +73,7 @@ class AdaptedModel:
         ranks = {
             str(key.group): value.shape[0] for key, value in tensors.items() if key.part == LORA_A
         }
+        self.untouched = all(key.group == HEAD for key in tensors)
         with torch.no_grad():
             self._restore_dense()
             if ranks != self._ranks:
@@ -129,6 +135,11 @@ class AdaptedModel:
         """(n, C) for classification, (n, t, vocabulary) for a causal LM; labels are left out."""
         fed = {name: value for name, value in inputs.items() if name != "labels"}
         logits: Tensor = self.module(**fed).logits
+        return logits
+
+    def answers(self, features: Tensor) -> Tensor:
+        """The head's logits (n, C) for pooled features (n, d)."""
+        logits: Tensor = self.module.get_submodule("classifier")(features)
         return logits
 
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
