@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from clients.methods.outputs import answers
-from clients.model import example_losses
+from clients.recall import losses_on
 from clients.state_store import Watch
 from strategies.protocols import ExampleIds
 from strategies.rng import Rng
@@ -125,15 +125,7 @@ def mean_entropy(run: LocalRun, ids: ExampleIds) -> float:
 
 def mean_loss(run: LocalRun, ids: ExampleIds) -> float:
     """How wrong the received model is, in nats; of a causal LM per token."""
-    split, training = run.dataset.train, run.model.module.training
-    run.model.module.eval()
-    with torch.no_grad():
-        losses = [
-            example_losses(run.model, run.tensors_of(chunk), run.allowed)
-            for chunk in split.bucketed(ids, WINDOW)
-        ]
-    run.model.module.train(training)
-    return float(torch.cat(losses).mean())
+    return float(losses_on(run, ids).mean())
 
 
 Signal = Callable[["LocalRun", ExampleIds], float]
