@@ -10,7 +10,6 @@ import numpy as np
 from orchestrator.schedule import Step
 from orchestrator.sections import Steering
 from strategies.protocols import ReplayView
-from strategies.replay_rounds.sensitivity import sensitivity
 from strategies.types import (
     Array,
     ClientProfile,
@@ -21,21 +20,20 @@ from strategies.types import (
 
 RECALL: Final = "recall"
 """Name of what is remembered: drift per group and loss rise per task, as (sum, count)."""
-_FIRST, _LATER, _RISE = "first|", "later|", "rise|"
+_DRIFT, _RISE = "drift|", "rise|"
 
 
 def observed(state: State, step: Step, seen: Sequence[Observation]) -> State:
     """``state`` with what the clients of a training round reported.
 
-    Drift is added up over the run, apart for first and for later rounds of a task.  The loss rise
-    of a task is what was reported last, summed over clients.
+    Drift in the first rounds of tasks is added up over the run.  The loss rise of a task is what
+    was reported last, summed over clients.
     """
     after: dict[str, Array] = dict(state)
-    prefix = _LATER if step.round_index else _FIRST
-    for observation in seen:
+    for observation in seen if step.round_index == 0 else ():
         for key, drift in observation.evidence.items():
             if key.part == "drift":
-                name = prefix + key.group
+                name = _DRIFT + key.group
                 pair = np.array([np.sqrt(float(drift)), 1.0])
                 after[name] = after.get(name, np.zeros(2)) + pair
     sums = dict[str, Array]()
@@ -51,7 +49,7 @@ def view_of(state: State) -> ReplayView:
     """What decides on a replay round."""
     means = {name: float(pair[0] / max(pair[1], 1.0)) for name, pair in state.items()}
     return ReplayView(
-        sensitivity=sensitivity(_groups(means, _FIRST), _groups(means, _LATER)),
+        sensitivity={GroupName(name): mean for name, mean in _under(means, _DRIFT).items()},
         rises={int(name): mean for name, mean in _under(means, _RISE).items()},
     )
 
@@ -68,10 +66,6 @@ def share_of(steering: Steering, most: float, client: ClientProfile, state: Stat
     faded = sum(max(rises[task], 0.0) * counts[task] for task in rises) / total if total else 0.0
     lowest = min(steering.lowest_share, most)
     return lowest + (most - lowest) * min(1.0, faded / steering.full_at_nats)
-
-
-def _groups(means: Mapping[str, float], prefix: str) -> dict[GroupName, float]:
-    return {GroupName(name): mean for name, mean in _under(means, prefix).items()}
 
 
 def _under(means: Mapping[str, float], prefix: str) -> dict[str, float]:

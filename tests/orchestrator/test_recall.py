@@ -51,13 +51,13 @@ def after(*rounds):
     return state
 
 
-def test_drift_is_compared_between_first_and_later_rounds():
+def test_drift_counts_in_the_first_rounds_of_tasks():
     state = after(
         (0, [seen("a", {"head": 4.0, "query": 1.0}), seen("b", {"head": 2.0})]),
         (1, [seen("a", {"head": 1.0, "query": 2.0})]),
         (2, [seen("a", {"head": 2.0, "query": 2.0})]),
     )
-    assert recall.view_of(state).sensitivity == pytest.approx({"head": 2.0, "query": 0.5})
+    assert recall.view_of(state).sensitivity == pytest.approx({"head": 3.0, "query": 1.0})
 
 
 def test_a_rise_is_the_mean_over_all_clients_examples_as_last_reported():
