@@ -6,7 +6,8 @@ Protocol: ``examples/clinc150.toml``, its memory of five examples per class over
 is the changes to that file in ``METHODS``; zero-shot is row 0 of any run's accuracy matrix.  A
 task order is a permutation of the domains drawn from its number; order 0 is the file's own.
 ``bytes`` are those of training, probes, head sums and replay rounds, both ways; scoring is the
-experimenter's.  ``local_seconds`` are the clients' own time outside scoring, ``replayed`` counts
+experimenter's, but the state a task ends with travels with it: ``bytes_with_scoring`` has both.
+``local_seconds`` are the clients' own time outside scoring, ``replayed`` counts
 every use.  With ``--json FILE`` what is done is in FILE after every run.
 """
 
@@ -92,6 +93,7 @@ def measure(name: str, settings: Sequence[str]) -> dict[str, Any]:
         **_flips(shown["releases"]),
         "bytes": moved["bytes_up"] + moved["bytes_down"],
         **moved,
+        "bytes_with_scoring": shown["bytes_up"] + shown["bytes_down"],
         "replayed": sum(reply.metrics.get("replayed", 0.0) for reply in spent),
         "local_seconds": sum(reply.seconds.get("compute", 0.0) for reply in spent),
         "wall_seconds": shown["wall_seconds"],
