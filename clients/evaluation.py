@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from clients.data import Dataset, Shard
 
 BATCH_SIZE: Final = 64
+MOST_KEPT: Final = 50_000  # examples of one client; 77 MB at 384 features
 Features = Mapping[int, torch.Tensor]
 
 
@@ -129,8 +130,11 @@ def _classified(
 def _encoded(model: AdaptedModel, dataset: Dataset, sets: list[ExampleIds]) -> Features:
     """Features by example, of all ``sets``: what was scored before is not encoded again.
 
-    Each set is encoded by itself, so that its bits do not depend on what came before.
+    Each set is encoded by itself, so that its bits do not depend on what came before.  Nothing
+    where there are more examples than are worth their memory.
     """
+    if sum(map(len, sets)) > MOST_KEPT:
+        return {}
     for ids in sets:
         if int(ids[0]) in model.kept_features:
             continue

@@ -73,6 +73,16 @@ def test_kept_features_give_the_scores_of_the_whole_model(lab):
         assert one.loss_sum == pytest.approx(other.loss_sum, rel=1e-5)
 
 
+def test_more_examples_than_can_be_kept_are_encoded_anew(lab, encoded, monkeypatch):
+    monkeypatch.setattr("clients.evaluation.MOST_KEPT", 5)
+    shop = shop_of(lab())
+    shop.model.apply(head(0), 1.0)
+    count = sum(score.num_examples for score in scores(shop))
+    scores(shop)
+    assert sum(encoded) == 2 * count
+    assert not shop.model.kept_features
+
+
 def test_what_was_scored_before_does_not_change_a_bit(lab, tmp_path):
     early, late = shop_of(lab()), shop_of(lab())
     early.model.apply(head(0), 1.0)
