@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from clients.local_run import local_run
 from clients.methods.importance import anchored, blended, fisher_of, measured, penalty
 from clients.state_store import ClientState, ClientStateStore, Importance
-from clients.trainer import LocalTrainer, _local_run
+from clients.trainer import LocalTrainer
 from clients.workshop import shard_of
 from strategies.protocols import ReplayMemory
 from strategies.types import HEAD, GroupName, ParamKey, StrategyChoice
@@ -32,7 +33,7 @@ def opened(bench, index=0):
     shop.model.apply(trainer._assemble(shop, assignment, order.tensors), assignment.scale)
     state = ClientState(memory=ReplayMemory.empty(10))
     shard = shard_of(shop, assignment.client_id)
-    run = _local_run(shop, shard, assignment, assignment.work, state)
+    run = local_run(shop, shard, assignment, assignment.work, state)
     with torch.no_grad():
         run.trainable[WEIGHT].copy_(torch.randn(10, 16, generator=torch.Generator().manual_seed(0)))
     return run
