@@ -72,14 +72,9 @@ def measure(run: ProbeRun) -> tuple[Scalars, dict[ParamKey, Array]]:
 
 @contextmanager
 def _untouched(run: ProbeRun) -> Iterator[None]:
-    module = run.model.module
-    training = module.training
-    module.eval()  # dropout would put its own noise into the evidence
-    with torch.random.fork_rng(devices=[]):
-        try:
-            yield
-        finally:
-            module.train(training)
+    # Dropout would put its own noise into the evidence.
+    with run.model.in_evaluation(), torch.random.fork_rng(devices=[]):
+        yield
 
 
 def _mean_gradient(run: ProbeRun) -> dict[ParamKey, Tensor]:

@@ -57,13 +57,10 @@ def interference(run: LocalRun, new: ExampleIds, candidates: ExampleIds) -> NDAr
 def losses_on(run: LocalRun, ids: ExampleIds) -> NDArray[np.float64]:
     """The loss of each of ``ids``, (n,), without dropout."""
     split, losses = run.dataset.train, dict[int, float]()
-    training = run.model.module.training
-    run.model.module.eval()
-    with torch.no_grad():
+    with run.model.in_evaluation(), torch.no_grad():
         for chunk in split.bucketed(ids, _CHUNK):
             found = example_losses(run.model, run.tensors_of(chunk), run.allowed)
             losses |= zip(chunk.tolist(), found.tolist(), strict=True)
-    run.model.module.train(training)
     return np.array([losses[example] for example in ids.tolist()], dtype=np.float64)
 
 

@@ -142,12 +142,12 @@ class RunConfig(Section):
         """Whether the server decides by what it is told of forgetting."""
         return self.replay_rounds() is not None or self.replay.steering is not None
 
-    def replay_directive(self, share: float) -> ReplayDirective:
-        """The part that travels in an assignment, with a client's ``share``."""
+    def replay_directive(self) -> ReplayDirective:
+        """The part that travels in an assignment."""
         return ReplayDirective(
             policy=self.replay.policy.as_choice(),
             capacity=self.replay.examples_per_client,
-            share=share,
+            share=self.replay.share,
             capacity_bytes=self.replay.bytes_per_client,
             measured=self.steers_replay() or isinstance(self.replay_policy(), Weighing),
         )

@@ -72,9 +72,8 @@ class Engine:
             when=self.config.arrivals(num_tasks),
         )
         gate = self._gate(federation)
-        gate.catch_up(state)
+        release = gate.catch_up(state)
         fleet = Fleet.of(self.store.rounds(self.run_id)[: state.step_index])
-        release = gate.release()
         state = opened(state, self.config, federation)
         while plan := plan_step(
             self.run_id, self.config, federation, state, fleet, release=release
@@ -83,8 +82,7 @@ class Engine:
             state = self._exchange(gate.publisher, state, plan, fleet, progress)
             if plan.step.kind == "evaluate":
                 progress.measured(self.store.rounds(self.run_id))
-                gate.settle(state)
-                release = gate.release()
+                release = gate.settle(state)
                 state = opened(state, self.config, federation)
 
     def _gate(self, federation: Federation) -> Gate:

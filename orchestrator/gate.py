@@ -24,24 +24,24 @@ class Gate:
     when: Arrivals | None
     publisher: Publisher
 
-    def release(self) -> int | None:
-        """The step that scored the last published state, None before the first."""
-        release = last_release(self._verdicts())
-        return release.step_index if release else None
+    def settle(self, state: GlobalState) -> int | None:
+        """Carry out the verdict on ``state`` if the step before it scored it after a task.
 
-    def settle(self, state: GlobalState) -> None:
-        """Carry out the verdict on ``state`` if the step before it scored it after a task."""
+        Returns the step that scored the last published state, None before the first.
+        """
         found = self._verdicts()
-        if not found or found[-1].step_index != state.step_index - 1:
-            return
-        verdict = found[-1]
-        if verdict.published:
-            self._publish(verdict, state)
-        else:
-            self._withhold(verdict, state)
+        if found and found[-1].step_index == state.step_index - 1:
+            if found[-1].published:
+                self._publish(found[-1], state)
+            else:
+                self._withhold(found[-1], state)
+        return _step_of(last_release(found))
 
-    def catch_up(self, state: GlobalState) -> None:
-        """Settle what an orchestrator that was killed after its last commit could not."""
+    def catch_up(self, state: GlobalState) -> int | None:
+        """Settle what an orchestrator that was killed after its last commit could not.
+
+        Returns what ``settle`` does.
+        """
         scored = next(
             (r for r in self.store.rounds(self.run_id) if r.step_index == state.step_index - 1),
             None,
@@ -53,8 +53,7 @@ class Gate:
             and event.at >= scored.committed_at
             for event in self.store.events(self.run_id)
         )
-        if not settled:
-            self.settle(state)
+        return _step_of(last_release(self._verdicts())) if settled else self.settle(state)
 
     def _verdicts(self) -> tuple[Verdict, ...]:
         return verdicts(self.store.rounds(self.run_id), self.require, self.task_names, self.when)
@@ -78,3 +77,7 @@ class Gate:
 
     def _log(self, kind: str, message: str, data: dict[str, object]) -> None:
         self.store.append_event(self.run_id, kind, message, data)
+
+
+def _step_of(release: Verdict | None) -> int | None:
+    return release.step_index if release else None

@@ -25,7 +25,6 @@ from strategies.types import (
     Evaluation,
     GlobalState,
     Probe,
-    ReplayDirective,
     RoundView,
     Selection,
     Statistic,
@@ -207,25 +206,21 @@ def _work(at: Situation) -> Work:
         total_steps=step.num_rounds * learning.local_steps,
         optimization=learning.optimization(),
         methods=tuple(method.as_choice() for method in learning.methods),
-        replay=at.config.replay_directive(at.config.replay.share),
+        replay=at.config.replay_directive(),
         compression=at.config.uplink_choices(),
         reports=_reports(at.config),
     )
 
 
 def _shared_out(at: Situation, work: Work, client: ClientProfile) -> Work:
-    """A client's own part in a round's work."""
-    tasks = at.tasks_of(client.client_id)
-    return replace(work, tasks=tasks, replay=_replay(at, client))
-
-
-def _replay(at: Situation, client: ClientProfile) -> ReplayDirective:
-    """What a client's memory is to do, its share by what its tasks have lost."""
-    share, steering = at.config.replay.share, at.config.replay.steering
-    if steering:
-        memory = at.state.memories.get(RECALL, {})
-        share = recall.share_of(steering, share, client, memory)
-    return at.config.replay_directive(share)
+    """A client's own part in a round's work: its tasks, its share of replay by what they lost."""
+    work = replace(work, tasks=at.tasks_of(client.client_id))
+    steering = at.config.replay.steering
+    if steering is None:
+        return work
+    memory = at.state.memories.get(RECALL, {})
+    share = recall.share_of(steering, work.replay.share, client, memory)
+    return replace(work, replay=replace(work.replay, share=share))
 
 
 def _mid_task_evaluation(at: Situation) -> Evaluation | None:

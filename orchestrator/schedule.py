@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from orchestrator.config import RunConfig
 from orchestrator.store.base import RoundKind
 from strategies.arrival import Arrivals
-from strategies.protocols import Probing, Question, ReplayRounds, RoundPlace
+from strategies.protocols import Merger, Probing, Question, ReplayRounds, RoundPlace
 from strategies.types import ClientId
 
 
@@ -58,18 +58,22 @@ def schedule(config: RunConfig, num_tasks: int) -> tuple[Step, ...]:
     Before a round comes the probe its strategies ask for, after it the replay rounds that are due;
     after a stage's rounds the merger's probe, and the sums of a head that is solved.
     """
+    askers = [
+        s for s in (config.layer_selector(), config.rank_allocator()) if isinstance(s, Probing)
+    ]
+    merger, replays, solver = config.merger(), config.replay_rounds(), config.head_solver()
     steps, stages = [Step(kind="evaluate", task_index=-1)], _stages(config, num_tasks)
     in_all, before = sum(stage.num_rounds for stage in stages), 0
     for stage in stages:
-        for step in _training(config, stage):
+        for step in _training(stage, askers, merger):
             steps.append(step)
             if step.kind == "train":
                 number = before + step.round_index
                 last = step.round_index + 1 == stage.num_rounds
                 place = RoundPlace(number=number, in_all=in_all, last_of_task=last)
-                steps += _replays(config.replay_rounds(), step, place)
+                steps += _replays(replays, step, place)
         before += stage.num_rounds
-        if config.head_solver():
+        if solver:
             steps.append(replace(stage, kind="head", round_index=stage.num_rounds))
         steps.append(replace(stage, kind="evaluate", num_rounds=1, tasks=()))
     return tuple(steps)
@@ -114,12 +118,9 @@ def _apart(timetable: Arrivals, stage: int) -> Step:
     )
 
 
-def _training(config: RunConfig, step: Step) -> Iterator[Step]:
+def _training(step: Step, askers: Sequence[Probing], merger: Merger) -> Iterator[Step]:
     """The rounds of a stage, each after its probe, and the merger's own question after the last."""
-    askers = [
-        s for s in (config.layer_selector(), config.rank_allocator()) if isinstance(s, Probing)
-    ]
-    merger, last = config.merger(), None
+    last = None
     if isinstance(merger, Probing) and step.num_rounds:
         last = merger.question(step.task_index, step.num_rounds)
     for index in range(step.num_rounds):

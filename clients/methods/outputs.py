@@ -26,14 +26,11 @@ def answers(run: LocalRun, ids: ExampleIds) -> Outputs:
     if run.recipe.task == "causal-lm":
         raise ModelError("remembered logits need a classifier, found model.task = 'causal-lm'")
     split, rows = run.dataset.train, dict[int, np.ndarray]()
-    training = run.model.module.training
-    run.model.module.eval()
-    with torch.no_grad():
+    with run.model.in_evaluation(), torch.no_grad():
         for chunk in split.bucketed(ids, 128):
             logits = run.model.logits(run.tensors_of(chunk)).float()
             masked = logits.masked_fill(~run.allowed, -torch.inf).numpy()
             rows |= dict(zip(chunk.tolist(), masked, strict=True))
-    run.model.module.train(training)
     width = len(run.dataset.label_names)
     values = np.stack([rows[i] for i in ids.tolist()]) if len(ids) else np.zeros((0, width))
     return Outputs(ids=ids, values=values.astype(np.float32))

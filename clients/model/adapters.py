@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -130,6 +131,16 @@ class AdaptedModel:
                 value = self._parameter(key).detach() if value is None else value
                 found[key] = value.float().numpy().copy()
         return found
+
+    @contextmanager
+    def in_evaluation(self) -> Iterator[None]:
+        """Without dropout; the mode is as it was after."""
+        training = self.module.training
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train(training)
 
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """(n, C) for classification, (n, t, vocabulary) for a causal LM; labels are left out."""

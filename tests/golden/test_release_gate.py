@@ -82,7 +82,7 @@ def test_a_run_killed_between_commit_and_verdict_settles_it_when_resumed(
     def dies(self, state):
         if state.step_index - 1 == step:
             raise KeyboardInterrupt
-        settle(self, state)
+        return settle(self, state)
 
     trainer = LocalTrainer(
         ClientSettings(cache_folder=home.cache_folder, state_folder=home.client_folder)
