@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from orchestrator.learning import Evidences
 from orchestrator.plans import Plan
+from orchestrator.recall import drifts
 from orchestrator.store.base import ReplyRecord
 from strategies.cost import CostModel
 from strategies.types import (
@@ -40,10 +40,8 @@ def observation(assignment: Assignment, reply: Reply) -> Observation:
 def mean_drift(seen: Sequence[Observation]) -> dict[GroupName, float]:
     """Per group trained, the root of the mean squared move of a value, averaged over clients."""
     moves = defaultdict[GroupName, list[float]](list)
-    for each in seen:
-        for key, squared in each.evidence.items():
-            if key.part == "drift":
-                moves[key.group].append(math.sqrt(float(squared)))
+    for group, drift in drifts(seen):
+        moves[group].append(drift)
     return {group: sum(found) / len(found) for group, found in sorted(moves.items())}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -30,12 +31,8 @@ def observed(state: State, step: Step, seen: Sequence[Observation]) -> State:
     was reported last, summed over clients.
     """
     after: dict[str, Array] = dict(state)
-    for observation in seen if step.round_index == 0 else ():
-        for key, drift in observation.evidence.items():
-            if key.part == "drift":
-                name = _DRIFT + key.group
-                pair = np.array([np.sqrt(float(drift)), 1.0])
-                after[name] = after.get(name, np.zeros(2)) + pair
+    for group, drift in drifts(seen) if step.round_index == 0 else ():
+        after[_DRIFT + group] = after.get(_DRIFT + group, np.zeros(2)) + np.array([drift, 1.0])
     sums = dict[str, Array]()
     for observation in seen:
         for task in observation.remembered:
@@ -43,6 +40,14 @@ def observed(state: State, step: Step, seen: Sequence[Observation]) -> State:
             pair = np.array([task.loss_rise, float(task.num_examples)])
             sums[name] = sums.get(name, np.zeros(2)) + pair
     return after | sums
+
+
+def drifts(seen: Iterable[Observation]) -> Iterator[tuple[GroupName, float]]:
+    """Client by client, each group it trained with the root mean square of its values' moves."""
+    for observation in seen:
+        for key, squared in observation.evidence.items():
+            if key.part == "drift":
+                yield key.group, math.sqrt(float(squared))
 
 
 def view_of(state: State) -> ReplayView:

@@ -135,11 +135,19 @@ def _listed(run: RunRecord) -> Json:
     }
 
 
+def stage_names(shown: Mapping[str, Any]) -> list[str]:
+    """What was learnt in each stage: a task or, where clients meet them apart, several."""
+    if shown["arrival"] == "together":
+        return list(shown["tasks"])
+    return [f"stage {i}" for i in range(1, len(shown["accuracy_matrix"]))]
+
+
 def row_names(shown: Mapping[str, Any]) -> list[str]:
     """What was learnt by each row of the accuracy matrix but the first."""
-    if shown["arrival"] == "together":
-        return [f"{i} {task}" for i, task in enumerate(shown["tasks"], start=1)]
-    return [f"stage {i}" for i in range(1, len(shown["accuracy_matrix"]))]
+    names = stage_names(shown)
+    if shown["arrival"] != "together":
+        return names
+    return [f"{i} {name}" for i, name in enumerate(names, start=1)]
 
 
 def _arrival(run: RunRecord) -> str:

@@ -101,8 +101,10 @@ def _print_withheld(out: Console, shown: Shown) -> None:
     """Which states did not become the adapter, and why."""
     withheld = [release for release in shown["releases"] if not release["published"]]
     for release in withheld:
-        name = escape(shown["tasks"][release["task"]])
-        out.print(f"[yellow]withheld[/] after task {release['task']} {name}", highlight=False)
+        index = release["task"]
+        apart = shown["arrival"] != "together"
+        after = f"stage {index}" if apart else f"task {index} {escape(shown['tasks'][index])}"
+        out.print(f"[yellow]withheld[/] after {after}", highlight=False)
         for reason in release["reasons"]:
             out.print(f"         {escape(reason)}", highlight=False, soft_wrap=True)
         if release["path"]:

@@ -6,6 +6,7 @@ from typing import Final
 
 from orchestrator.report.writing import duration
 from orchestrator.results import Show
+from orchestrator.summary import stage_names
 
 _TASKS: Final = 3  # that have lost most are told one by one
 _NEGLIGIBLE: Final = 0.005
@@ -24,9 +25,8 @@ def points(value: float) -> str:
 
 def _learning(shown: Show, stage: int) -> str:
     """What happened in a stage: a task was learnt or, where clients meet tasks apart, several."""
-    if shown["arrival"] == "together":
-        return f"learning “{shown['tasks'][stage]}”"
-    return f"stage {stage + 1}"
+    name = stage_names(shown)[stage]
+    return f"learning “{name}”" if shown["arrival"] == "together" else name
 
 
 def _tasks(shown: Show) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from orchestrator.report.tables import scored_only_at_the_end
 from orchestrator.report.writing import duration, size
 from orchestrator.results import Show
+from orchestrator.summary import stage_names
 
 _NEGLIGIBLE = 0.005
 
@@ -62,10 +63,11 @@ def _forgotten(shown: Show) -> str:
 
 
 def _withheld(shown: Show) -> str:
-    names = [f"“{shown['tasks'][r['task']]}”" for r in shown["releases"] if not r["published"]]
+    stages = stage_names(shown)
+    names = [f"“{stages[r['task']]}”" for r in shown["releases"] if not r["published"]]
     if not names:
         return ""
-    kept = [shown["tasks"][r["task"]] for r in shown["releases"] if r["published"]]
+    kept = [stages[r["task"]] for r in shown["releases"] if r["published"]]
     instead = f"is still the one after “{kept[-1]}”" if kept else "does not exist yet"
     if shown["releases"][-1]["published"]:
         instead = f"is the one after “{kept[-1]}”"

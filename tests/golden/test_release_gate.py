@@ -120,3 +120,17 @@ def test_after_a_withheld_state_clients_still_compare_with_the_release(home, run
         change = matrix[release["task"] + 1][0] - matrix[1][0]
         rates = release["positive_flip_rate"] - release["negative_flip_rate"]
         assert rates == pytest.approx(change)
+
+
+def test_stages_that_are_no_tasks_are_withheld_by_their_number(home, run_here, monkeypatch):
+    """Two tasks in three stages: the last one has no task's name to be told by."""
+    run_id = run_here(
+        tiny_config(
+            stream__arrival="staggered", stream__lag=2, publish__require={"min_accuracy": 1.0}
+        )
+    )
+    for name, value in home.environment().items():
+        monkeypatch.setenv(name, value)
+    text = CliRunner().invoke(app, ["show", run_id]).output
+    assert [f"withheld after stage {index}" in text for index in range(3)] == [True] * 3
+    assert "no state met publish.require" in text
