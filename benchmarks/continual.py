@@ -61,7 +61,12 @@ METHODS: Final[Mapping[str, Sequence[str]]] = {
     "forgetting": [_with("er"), 'replay.policy.name="forgetting"'],
     "steered": [_with("er"), "replay.steering={}"],
     "fpf": [_with("er"), 'replay.rounds.name="fpf"'],
-    "k-fpf": [_with("er"), "replay.share=0.0", 'replay.rounds={name="k-fpf", k=5, steps=16}'],
+    "fpf-forgetting": [
+        _with("er"),
+        'replay.rounds.name="fpf"',
+        'replay.policy.name="forgetting"',
+    ],
+    "k-fpf": [_with("er"), "replay.share=0.0", 'replay.rounds={name="k-fpf", k=5, steps=4}'],
     "adaptive": [_with("er"), "replay.share=0.0", 'replay.rounds={name="adaptive"}'],
     "wise-ft": _merged("wise-ft"),
     "lines": _merged("lines"),

@@ -151,8 +151,10 @@ def _replaying(at: Situation) -> Plan:
     view = at.view(cohort)
     view = replace(view, budget=replace(view.budget, steps=strategy.steps))
     selection = {client.client_id: chosen for client in cohort}
+    work = _work(at)
     work = replace(
-        _work(at),
+        work,
+        optimization=work.optimization.scaled(strategy.rate),
         steps=strategy.steps,
         first_step=0,
         total_steps=strategy.steps,

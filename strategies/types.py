@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, NewType
 
@@ -173,6 +173,14 @@ class Optimization:
     weight_decay: float
     max_grad_norm: float
     schedule: Literal["constant", "linear", "cosine", "one-cycle"]
+
+    def scaled(self, rate: float) -> Optimization:
+        """With learning rates ``rate`` times as high."""
+        return replace(
+            self,
+            learning_rate=rate * self.learning_rate,
+            head_learning_rate=rate * self.head_learning_rate,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -139,6 +139,11 @@ class ReplayRounds(Protocol):
         """Optimizer updates per client in a replay round."""
         ...
 
+    @property
+    def rate(self) -> float:
+        """The learning rates of a replay round, as a multiple of those of training."""
+        ...
+
     def rounds_after(self, place: RoundPlace) -> int:
         """How many replay rounds the schedule has after a training round."""
         ...

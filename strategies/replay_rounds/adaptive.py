@@ -24,6 +24,7 @@ class Adaptive:
     threshold: Annotated[float, Gt(0)] = 0.2
     share: Annotated[float, Gt(0), Le(1)] = 0.25
     steps: Annotated[int, Ge(1)] = 16
+    rate: Annotated[float, Gt(0)] = 0.3
 
     def rounds_after(self, place: RoundPlace) -> int:
         return 1

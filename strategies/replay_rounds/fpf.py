@@ -17,6 +17,7 @@ class ForgettingPrioritized:
     """After every task, ``rounds`` rounds on the memories of the ``share`` most sensitive groups.
 
     Everything else stays as it is, bit for bit.  Goes with any client method that fills a memory.
+    ``rate``: learning rates as a multiple of training's, for a few examples seen many times.
     Source: FPF, Zhao et al. 2023 (ICML), arXiv 2304.04158, §4; departs: groups are LoRA modules,
     the head and norms as far as they are trained; the server averages what clients tune.
     """
@@ -24,6 +25,7 @@ class ForgettingPrioritized:
     share: Annotated[float, Gt(0), Le(1)] = 0.25
     rounds: Annotated[int, Ge(1)] = 1
     steps: Annotated[int, Ge(1)] = 16
+    rate: Annotated[float, Gt(0)] = 0.3
 
     def rounds_after(self, place: RoundPlace) -> int:
         return self.rounds if place.last_of_task else 0

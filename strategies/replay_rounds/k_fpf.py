@@ -23,6 +23,7 @@ class RepeatedForgettingPrioritized:
     k: Annotated[int, Ge(0)] = 10
     share: Annotated[float, Gt(0), Le(1)] = 0.25
     steps: Annotated[int, Ge(1)] = 16
+    rate: Annotated[float, Gt(0)] = 0.3
 
     def rounds_after(self, place: RoundPlace) -> int:
         done, total = place.number + 1, place.in_all

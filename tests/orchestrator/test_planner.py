@@ -10,6 +10,7 @@ import pytest
 from orchestrator.federation import agree, initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.planner import plan_step
+from orchestrator.recall import RECALL
 from orchestrator.schedule import schedule
 from strategies.errors import TransportError
 from strategies.lora import factors_of, keys_of
@@ -67,6 +68,18 @@ def test_a_training_order_trains_adapters_and_the_head():
     assert order.assignment.held.ranks == {
         key.text: 2 for name in (QUERY, VALUE) for key in keys_of(name)
     }
+
+
+def test_a_replay_round_steps_at_its_own_rate():
+    rounds = {"name": "fpf", "steps": 3, "rate": 0.25, "share": 1.0}
+    config = a_config(replay__rounds=rounds, learning__methods=[{"name": "er"}])
+    federation = a_federation()
+    moved = {RECALL: {f"drift|{HEAD}": np.array([1.0, 1.0])}}
+    state = dataclasses.replace(initial_state(config, federation), step_index=3, memories=moved)
+    work = plan_step("run", config, federation, state, Fleet()).orders[0].assignment.work
+    assert (work.source, work.steps) == ("memory", 3)
+    assert work.optimization.learning_rate == config.learning.learning_rate / 4
+    assert work.optimization.head_learning_rate == config.learning.head_learning_rate / 4
 
 
 def test_evaluation_sends_no_empty_adapters():
