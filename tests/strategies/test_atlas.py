@@ -198,3 +198,15 @@ def test_a_search_leaves_its_coefficients_behind_and_nothing_else():
     assert not any(is_merged(key) for key in start)
     again = merger.task_end(view(2), a_state(9), merged.state)
     assert set(coefficients_of(again.state).values()) == {0.5}
+
+
+def test_what_was_measured_best_stays_and_not_what_was_tried_last():
+    merger, merged = Atlas(probes=2), tasks_of(Atlas(), 2)
+    start = np.array(list(coefficients_of(merged.state).values()))
+    evidence = Quadratic(4).evidence(start, {HERE: 2, THERE: 2})
+    tried = merger.refine(view(1, evidence=evidence), merged.tensors, merged.state)
+    assert product(tried.tensors) != pytest.approx(product(merged.tensors))
+    worse = Quadratic(4).evidence(start - 0.3, {HERE: 2, THERE: 2})
+    kept = merger.refine(view(1, evidence=worse), tried.tensors, tried.state)
+    np.testing.assert_array_equal(list(coefficients_of(kept.state).values()), start)
+    np.testing.assert_array_equal(product(kept.tensors), product(merged.tensors))
