@@ -14,15 +14,24 @@ from clients.data import Shard
 from clients.probing import ProbeRun, measure
 from clients.state_store import ClientState
 from clients.workshop import Workshop
+from strategies.lora import is_merged
 from strategies.protocols import ExampleIds, ReplayMemory
 from strategies.rng import rng_for
-from strategies.types import Assignment, ClientFailure, FailureReason, Probe, Update
+from strategies.types import Assignment, ClientFailure, FailureReason, Probe, Tensors, Update
 
 
 def probe_run(
-    shop: Workshop, shard: Shard, assignment: Assignment, state: ClientState, allowed: torch.Tensor
+    shop: Workshop,
+    shard: Shard,
+    assignment: Assignment,
+    state: ClientState,
+    allowed: torch.Tensor,
+    model: Tensors,
 ) -> ProbeRun | None:
-    """What the assignment's probe looks at; None if the client holds nothing of it."""
+    """What the assignment's probe looks at; None if the client holds nothing of it.
+
+    ``model`` is the state that was applied.
+    """
     probe = assignment.probe
     if probe is None:
         return None
@@ -42,20 +51,23 @@ def probe_run(
         ],
         weights=[torch.from_numpy(weights[[place[i] for i in chunk.tolist()]]) for chunk in chunks],
         allowed=allowed,
+        frozen={key: value for key, value in model.items() if is_merged(key)},
+        scale=assignment.scale,
     )
 
 
 def _examples(
     shard: Shard, probe: Probe, memory: ReplayMemory, seed: int
 ) -> tuple[ExampleIds, NDArray[np.float64]]:
-    """Ids and how many examples each stands for: new ones for themselves."""
-    new = np.concatenate([np.zeros(0, np.int64), *(shard.train_ids(task) for task in probe.tasks)])
+    """Ids and how many examples each stands for: new ones for all new ones together."""
+    held = np.concatenate([np.zeros(0, np.int64), *(shard.train_ids(task) for task in probe.tasks)])
+    new = held
     if probe.batches is not None:
-        new = rng_for(seed, "probe").permutation(new)[: probe.batches * probe.batch_size]
-    weights = np.ones(len(new))
+        new = rng_for(seed, "probe").permutation(held)[: probe.batches * probe.batch_size]
+    weights = np.full(len(new), len(held) / max(len(new), 1))
     if not probe.remembered:
         return new, weights
-    past = ~np.isin(memory.ids, new)
+    past = ~np.isin(memory.ids, held)
     return (
         np.concatenate([new, memory.ids[past]]),
         np.concatenate([weights, represented(memory)[past]]),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from clients.class_sums import class_counts, class_sums, moments
+from clients.coefficients import pair_curvature
 from clients.model import AdaptedModel, example_losses
-from strategies.types import Array, GroupName, ParamKey, Probe
+from strategies.types import Array, GroupName, ParamKey, Probe, Tensors
 
 Inputs = Mapping[str, Tensor]
 Trainable = Mapping[ParamKey, nn.Parameter]
@@ -27,7 +28,8 @@ Scalars = dict[GroupName, dict[str, float]]
 class ProbeRun:
     """What a probe looks at: ``batches`` of inputs, classes ``allowed (C,)`` as in training.
 
-    ``weights`` (n,) per batch are how many examples each stands for.
+    ``weights`` (n,) per batch are how many examples each stands for.  ``frozen`` are the merged
+    pairs of the model, of which ``scale`` · B A is part of each weight.
     """
 
     probe: Probe
@@ -36,6 +38,8 @@ class ProbeRun:
     batches: Sequence[Inputs]
     weights: Sequence[Tensor]
     allowed: Tensor
+    frozen: Tensors = field(default_factory=dict)
+    scale: float = 1.0
 
     def loss(self, inputs: Inputs) -> Tensor:
         """Mean loss of a batch."""
@@ -183,6 +187,7 @@ def _input_spectrum(run: ProbeRun) -> dict[ParamKey, Array]:
 
 _SKETCHES: Final[dict[str, Callable[[ProbeRun], dict[ParamKey, Array]]]] = {
     "input-spectrum": _input_spectrum,
+    "pair-curvature": pair_curvature,
     "class-counts": class_counts,
     "class-sums": class_sums,
     "moments": moments,

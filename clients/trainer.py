@@ -141,7 +141,8 @@ class LocalTrainer:
         update = blank_update(assignment, scores, clock)
         if assignment.probe:
             tasks = (*assignment.met, *assignment.probe.tasks)
-            run = probe_run(shop, shard, assignment, state, classes_allowed(shop, shard, tasks))
+            allowed = classes_allowed(shop, shard, tasks)
+            run = probe_run(shop, shard, assignment, state, allowed, model)
             return probed(run, assignment, update, clock)
         if not assignment.work:
             return update

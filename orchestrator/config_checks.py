@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from strategies.catalog import CLIENT_METHODS, GAUGE_BOUND, REMEMBERING, nearest
 from strategies.errors import ConfigError, Fault
-from strategies.protocols import Personalizing
+from strategies.protocols import Personalizing, Refining
 
 if TYPE_CHECKING:
     from orchestrator.config import RunConfig
@@ -167,7 +167,7 @@ def _check_head(config: RunConfig) -> list[Fault]:
 
 
 def _check_memory(config: RunConfig) -> list[Fault]:
-    """What replays needs somebody who remembers."""
+    """What looks at past examples needs somebody who remembers."""
     if any(method.name in REMEMBERING for method in config.learning.methods):
         return []
     hint = 'add { name = "er" }; with replay.share = 0 it fills the memory and replays nothing'
@@ -176,6 +176,9 @@ def _check_memory(config: RunConfig) -> list[Fault]:
     wanting = {
         "replay.rounds": config.replay_rounds() is not None,
         "replay.steering": config.replay.steering is not None,
+        f"strategy.merging = {config.strategy.merging.name!r}": isinstance(
+            config.merger(), Refining
+        ),
     }
     return [
         Fault("learning.methods", f"{found} with {key}", expected, hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from orchestrator.shapes import assigned_shapes
 from orchestrator.transport import failure
 from strategies.compression.chain import Chain, decompress
 from strategies.errors import WireError
+from strategies.merging.coefficients import CURVATURE, SUMS
 from strategies.types import (
     Assignment,
     ClientFailure,
@@ -49,7 +51,7 @@ def examined(
         return failure(order, FailureReason.WRONG_SHAPE, detail)
     if detail := _not_finite(update):
         return failure(order, FailureReason.NOT_FINITE, detail)
-    if detail := Evidences.unasked(update, assignment):
+    if detail := Evidences.unasked(update, assignment) or _wrong_curvature(update, order):
         return failure(order, FailureReason.WRONG_SHAPE, detail)
     if detail := _wrong_sums(update):
         return failure(order, FailureReason.MALFORMED, detail)
@@ -63,6 +65,24 @@ def _wrong_sums(update: Update) -> str:
         in_order = flipped <= score.num_compared <= score.num_examples
         if min(counts) < 0 or score.num_correct > score.num_examples or not in_order:
             return f"{score} counts more examples than there are"
+    return ""
+
+
+def _wrong_curvature(update: Update, order: Order) -> str:
+    """What is wrong with an answer about frozen pairs; it must have a column for each."""
+    probe = order.assignment.probe
+    if probe is None or CURVATURE not in probe.statistics:
+        return ""
+    keys = [ParamKey.parse(name) for name in order.holding.ranks]
+    pairs = Counter(key.group for key in keys if key.part.startswith("merged_A."))
+    for group, count in sorted(pairs.items()):
+        value, shape = (
+            update.sketches.get(ParamKey(group, CURVATURE)),
+            (SUMS + pairs.total(), count),
+        )
+        if value is None or value.shape != shape:
+            found = "nothing" if value is None else value.shape
+            return f"{CURVATURE} of {group} is {found}, expected {shape}"
     return ""
 
 

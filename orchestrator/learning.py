@@ -12,7 +12,7 @@ from orchestrator import recall
 from orchestrator.config import RunConfig
 from orchestrator.plans import AGGREGATION, RANK, SELECTION, Plan
 from orchestrator.recall import RECALL
-from strategies.protocols import Adaptive, Aggregated, Initializing, Probing
+from strategies.protocols import Adaptive, Aggregated, Initializing, Probing, Refining
 from strategies.rng import rng_for
 from strategies.types import (
     Array,
@@ -142,4 +142,4 @@ def _observed(
 def _uses_evidence(config: RunConfig) -> bool:
     """Whether any strategy reads what clients report."""
     strategies = (config.layer_selector(), config.rank_allocator(), config.merger())
-    return any(isinstance(strategy, Probing | Adaptive) for strategy in strategies)
+    return any(isinstance(strategy, Probing | Adaptive | Refining) for strategy in strategies)

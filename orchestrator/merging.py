@@ -10,7 +10,7 @@ from orchestrator.federation import Federation
 from orchestrator.outgoing import changes
 from orchestrator.plans import MERGING, Plan
 from orchestrator.schedule import schedule
-from strategies.protocols import AfterRound, Merged, MergeView, Moves, Question, TaskStart
+from strategies.protocols import AfterRound, Merged, MergeView, Moves, Question, Refining, TaskStart
 from strategies.types import Evidence, GlobalState, GroupName
 
 
@@ -55,6 +55,9 @@ def settled(
         merged = merger.task_end(view, merged.tensors, merged.state)
         for group, error in merged.truncation.items():
             truncation[group] = truncation.get(group, 0.0) + error
+    if step.refines and isinstance(merger, Refining):
+        merged = merger.refine(view, merged.tensors, merged.state)
+    if step.closes or step.refines:
         evidence = _spent(step.question, evidence)
     memories = {**after.memories, MERGING: merged.state}
     return replace(

@@ -96,6 +96,7 @@ def _probing(at: Situation) -> Plan:
         batch_size=learning.batch_size,
         learning_rate=learning.learning_rate,
         max_rank=question.max_rank,
+        remembered=question.remembered,
     )
     kept, plans = at.kept(view), at.candidates()
     orders = [

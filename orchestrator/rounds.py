@@ -84,7 +84,8 @@ def close_step(
             config.adapter.scale,
             rng_for(config.seed, "aggregation", step.task_index, step.round_index),
         )
-        needed = config.federation.min_replies if step.kind == "train" else 1
+        # A merger that finds nothing to look at keeps the model it has.
+        needed = config.federation.min_replies if step.kind == "train" else int(not step.refines)
         if ledger.usable < min(needed, len(plan.orders)) or not (plan.orders or plan.idle):
             raise RoundFailedError(_why(plan, ledger, needed))
         after = learnt(state, plan, aggregated, ledger.observations, config)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.config import RunConfig
 from orchestrator.store.base import RoundKind
 from strategies.arrival import Arrivals
-from strategies.protocols import Merger, Probing, Question, ReplayRounds, RoundPlace
+from strategies.protocols import Merger, Probing, Question, Refining, ReplayRounds, RoundPlace
 from strategies.types import ClientId
 
 
@@ -22,7 +22,8 @@ class Step:
     before.  A probe asks ``question`` before the training step that follows it, or after a task's
     last, for the merger.  A replay step trains on memories, the ``repeat``-th time after the
     training round it belongs to.  A head step sums examples of the tasks seen and solves the head
-    from them.  ``closes``: the task ends with this step.
+    from them.  ``closes``: the task ends with this step.  ``refines``: it has ended, and the merger
+    edits its model by what this probe finds, for the ``repeat``-th time.
     """
 
     kind: RoundKind
@@ -36,12 +37,18 @@ class Step:
     met: Mapping[ClientId, tuple[int, ...]] = field(default_factory=dict)
     repeat: int = 0
     closes: bool = False
+    refines: bool = False
 
     @property
     def path(self) -> tuple[str | int, ...]:
         """What tells this step's random streams from those of others."""
         place = (self.task_index, self.round_index)
         return place if self.kind != "replay" else ("replay", *place, self.repeat)
+
+    @property
+    def recalls(self) -> bool:
+        """Whether it is about everything the clients have met, not the current tasks alone."""
+        return self.kind == "replay" or bool(self.question and self.question.remembered)
 
     def tasks_of(self, client: ClientId) -> tuple[int, ...]:
         """What ``client`` trains on; nothing where no task has come to it, or all have."""
@@ -131,6 +138,10 @@ def _training(step: Step, askers: Sequence[Probing], merger: Merger) -> Iterator
         yield replace(step, round_index=index, closes=closes)
     if last:
         yield replace(step, kind="probe", round_index=step.num_rounds, question=last, closes=True)
+    if isinstance(merger, Refining) and step.num_rounds:
+        look = replace(step, kind="probe", round_index=step.num_rounds, refines=True)
+        for index in range(merger.probes):
+            yield replace(look, question=merger.inquiry(), repeat=index)
 
 
 def _replays(replays: ReplayRounds | None, step: Step, place: RoundPlace) -> Iterator[Step]:
@@ -147,4 +158,5 @@ def _joined(questions: list[Question | None]) -> Question | None:
         statistics=tuple(dict.fromkeys(s for question in asked for s in question.statistics)),
         batches=max(question.batches for question in asked),
         max_rank=max(question.max_rank for question in asked),
+        remembered=any(question.remembered for question in asked),
     )

@@ -8,6 +8,7 @@ from typing import Final
 
 from strategies.errors import StrategyError
 from strategies.heads.moments import largest as largest_moments
+from strategies.merging.coefficients import SUMS
 from strategies.types import (
     HEAD,
     LORA_A,
@@ -61,6 +62,10 @@ def largest_reply(assignment: Assignment, specs: Mapping[GroupName, GroupSpec]) 
     if assignment.probe and "input-spectrum" in asked:
         linear = [specs[name].linear for name in assignment.groups]
         values += sum(assignment.probe.max_rank * shape[1] for shape in linear if shape)
+    if "pair-curvature" in asked:
+        linear_groups = sum(specs[name].linear is not None for name in assignment.groups)
+        pairs = linear_groups * (assignment.task_index + 1)
+        values += (SUMS + pairs) * pairs
     if "moments" in asked or "class-sums" in asked:
         num_classes, width = specs[HEAD].parts["weight"]
         values += largest_moments(width, num_classes) if "moments" in asked else num_classes * width

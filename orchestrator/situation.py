@@ -119,9 +119,9 @@ class Situation:
         return tuple(able[index] for index in drawn), tuple(notes)
 
     def tasks_of(self, client: ClientId) -> tuple[int, ...]:
-        """Whose examples a client trains on: for a replay round, of every task it has met."""
+        """Whose examples a step is about: of every task the client has met, where it recalls."""
         own = self.step.tasks_of(client)
-        return (*self.step.met_by(client), *own) if self.step.kind == "replay" else own
+        return (*self.step.met_by(client), *own) if self.step.recalls else own
 
     def seen(self) -> tuple[int, ...]:
         """Tasks learnt so far: those that have come to anyone who has examples of them."""

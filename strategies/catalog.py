@@ -45,6 +45,7 @@ from strategies.layer_selection.selective import Selective
 from strategies.layer_selection.snr import SignalToNoise
 from strategies.layer_selection.telly import Telly
 from strategies.layer_selection.top import Top
+from strategies.merging.atlas import Atlas
 from strategies.merging.fot import Fot
 from strategies.merging.lines import LiNeS
 from strategies.merging.model_stock import ModelStock
@@ -145,6 +146,7 @@ MERGERS: Final[dict[str, type[Merger]]] = {
     "olora": OLora,
     "fot": Fot,
     "task-vectors": TaskVectors,
+    "atlas": Atlas,
 }
 COMPRESSORS: Final[dict[str, type[Compressor]]] = {
     "fp16": Float16,

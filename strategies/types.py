@@ -150,6 +150,7 @@ Statistic = Literal[
     "input-spectrum",  # leading right singular vectors of the inputs times their values (k, d_in)
     "sensitivity",  # AdaLoRA's importance of each component while training; (rank,)
     "component-norms",  # ‖Aᵢ‖² and ‖Bᵢ‖² of each component before and after training; (4, rank)
+    "pair-curvature",  # of the loss in the frozen pairs' factors; merging/coefficients.py
     "class-counts",  # per class, examples stood for and examples looked at; (2, C)
     "class-sums",  # sum of the pooled features of each class that has examples; (k, d)
     "moments",  # second moments of the head's features and the classes; heads/moments.py

@@ -26,7 +26,7 @@ class TaskVectors:
     together from all vectors so far, low-rank ones as frozen pairs.  The head is no vector: it
     goes on from task to task as trained, for its rows belong to different classes.
     Source: task arithmetic, arXiv 2212.04089, sec. 2; departs: one λ, given instead of searched;
-    the head is left alone; no learnt coefficients (aTLAS, arXiv 2407.02880).
+    the head is left alone.  Merging ``atlas`` learns a coefficient for every task and group.
     """
 
     changes_base: ClassVar[bool] = True
@@ -51,6 +51,11 @@ class TaskVectors:
                 share = (self.coefficient * value).astype(np.float32)
                 model[key] = model[key] + share if key in model else share
         return model
+
+
+def vectors_in(state: State) -> State:
+    """The vectors of all tasks so far, out of what a merger remembers."""
+    return {name: value for name, value in state.items() if name.startswith("task-")}
 
 
 def vector_of(bank: State, task_index: int) -> dict[ParamKey, Array]:

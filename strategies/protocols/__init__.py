@@ -7,7 +7,8 @@ Most strategies answer one question.  One that needs more says so by having the 
 ``Probing`` wants evidence before it decides, ``Adaptive`` learns from what came of its decisions,
 ``Initializing`` sets the starting point, ``Personalizing`` leaves parts with the clients,
 ``Alternating`` trains one factor at a time, ``AfterRound`` edits what a round gave,
-``TaskStart`` starts tasks elsewhere, ``Tallying`` sums up how clients moved.
+``TaskStart`` starts tasks elsewhere, ``Tallying`` sums up how clients moved, ``Refining`` looks at
+its own model and betters it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from strategies.protocols.merging import (
     Merger,
     MergeView,
     Moves,
+    Refining,
     Tally,
     Tallying,
     TaskStart,
@@ -80,6 +82,7 @@ __all__ = [
     "Probing",
     "Question",
     "RankAllocator",
+    "Refining",
     "ReplayMemory",
     "ReplayPolicy",
     "ReplayRounds",

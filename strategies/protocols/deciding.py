@@ -22,11 +22,15 @@ from strategies.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a strategy wants measured before a round, on how many batches."""
+    """What a strategy wants measured before a round, on how many batches of new examples.
+
+    ``remembered``: on what clients have in their memories too.
+    """
 
     statistics: tuple[Statistic, ...]
     batches: int
     max_rank: int = 0
+    remembered: bool = False
 
 
 class LayerSelector(Protocol):

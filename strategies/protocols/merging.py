@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
 from strategies.protocols.aggregating import Contribution
+from strategies.protocols.deciding import Question
 from strategies.types import Evidence, GroupName, GroupSpec, State, Tensors
 
 
@@ -77,6 +78,28 @@ class TaskStart(Protocol):
 
     def task_start(self, tensors: Tensors) -> Tensors:
         """The model the next task starts from, given the one that was kept."""
+        ...
+
+
+@runtime_checkable
+class Refining(Protocol):
+    """A merger that looks at the model it put together, and betters it, ``probes`` times per task.
+
+    After the task's end the same clients answer ``inquiry`` on the same examples every time, and
+    ``refine`` edits the model that the next of these probes, or the evaluation, sees.
+    """
+
+    @property
+    def probes(self) -> int:
+        """How often to look."""
+        ...
+
+    def inquiry(self) -> Question:
+        """What to measure."""
+        ...
+
+    def refine(self, view: MergeView, tensors: Tensors, state: State) -> Merged:
+        """The model to go on with; ``view.evidence`` is what this probe found, maybe nothing."""
         ...
 
 

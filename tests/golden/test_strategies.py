@@ -19,7 +19,8 @@ from strategies.catalog import (
     REPLAY_ROUNDS,
 )
 from strategies.lora import is_merged
-from strategies.protocols import HeadSolver, Probing
+from strategies.merging.atlas import coefficients_of
+from strategies.protocols import HeadSolver, Probing, Refining
 from strategies.types import HEAD
 from tests.conftest import tiny_config
 
@@ -200,9 +201,27 @@ def test_merging(name, home, run_here):
     if folds:
         assert not any(v.any() for k, v in state.tensors.items() if k.part == "lora_B")
     probes = [record for record in rounds if record.kind == "probe"]
-    assert len(probes) == (2 if issubclass(MERGERS[name], Probing) else 0)
+    looks = merger.probes if isinstance(merger := config.merger(), Refining) else 0
+    assert len(probes) == 2 * (looks + issubclass(MERGERS[name], Probing))
     assert not any(value.ndim == 2 for found in state.evidence.values() for value in found.values())
     assert show(home.store().get_run(run_id), rounds, [])["acc"] > 0.05
+
+
+def test_learnt_coefficients_fit_the_memories_better_than_equal_ones(home, run_here):
+    run_id = run_here(tiny_config(strategy__merging={"name": "atlas"}))
+    store = home.store()
+    state, rounds = final_state(home, run_id), store.rounds(run_id)
+    learnt = coefficients_of(state.memories["merging"])
+    assert {task for task, _ in learnt} == {0, 1}
+    assert len(set(learnt.values())) > 2  # not all where they started
+    looks = [
+        [load_state(r.checkpoint, home.blobs()).memories["merging"] for r in rounds
+         if r.kind == "probe" and r.task_index == task]
+        for task in (0, 1)
+    ]  # fmt: skip
+    for first, second, last in looks:
+        assert second["search|best.loss"] < first["search|best.loss"]
+        assert "search|best.loss" not in last  # the search is over
 
 
 @pytest.mark.slow
@@ -274,6 +293,7 @@ def test_compression_saves_bytes_and_learns_on(compression, home, run_here):
         {"strategy__merging": {"name": "olora"}, "learning__methods": [{"name": "olora"}]},
         {"strategy__merging": {"name": "wise-ft"}},
         {"strategy__merging": {"name": "task-vectors"}},
+        {"strategy__merging": {"name": "atlas"}},
         {
             "replay__policy": {"name": "forgetting"},
             "replay__rounds": {"name": "k-fpf", "k": 3, "steps": 2},
@@ -309,6 +329,7 @@ def test_a_run_stopped_half_way_goes_on_to_the_same_bits(changes, home, run_here
         if len(store.rounds(other)) == 4:
             raise KeyboardInterrupt
 
+    # With merging atlas the fourth step is its first look: the search itself is taken up again.
     with pytest.raises(KeyboardInterrupt):
         run_in_process(other, config, home, on_progress=stop_after_four)
     store.transition(
@@ -345,7 +366,7 @@ def test_nothing_travels_twice(home, run_here):
     assert second_task.replies[0].bytes_down < same_task.replies[0].bytes_down
 
 
-@pytest.mark.parametrize("name", ["fot", "olora", "task-vectors", "wise-ft"])
+@pytest.mark.parametrize("name", ["atlas", "fot", "olora", "task-vectors", "wise-ft"])
 def test_a_published_adapter_has_the_runs_own_logits(name, home, run_here):
     import torch
     from peft import PeftModel

@@ -15,9 +15,12 @@ from orchestrator.planner import plan_step
 from orchestrator.plans import MERGING
 from orchestrator.rounds import close_step
 from orchestrator.schedule import schedule
+from orchestrator.transport import failure
 from strategies.errors import ConfigError
 from strategies.lora import is_merged, keys_of, merged_keys
-from strategies.types import HEAD, LowRank, ParamKey, Reply
+from strategies.merging.atlas import coefficients_of
+from strategies.merging.coefficients import CURVATURE, SUMS
+from strategies.types import HEAD, FailureReason, LowRank, ParamKey, Reply
 from tests.orchestrator.builders import QUERY, VALUE, a_config, a_federation, an_update
 
 FEDERATION = a_federation()
@@ -129,6 +132,86 @@ def test_every_task_starts_from_the_base_with_task_vectors():
     assert merged_keys(QUERY, 1)[0] in whole.tensors
     end, _ = run(config, 7)
     assert opened(end, config, FEDERATION) is end
+
+
+def recalling(**params):
+    return a_config(
+        strategy__merging={"name": "atlas", **params}, learning__methods=[{"name": "er"}]
+    )
+
+
+def test_a_refining_merger_looks_after_the_task_has_closed():
+    steps = [(s.kind, s.closes, s.refines) for s in steps_of(recalling(probes=2))][1:6]
+    assert steps == [
+        ("train", False, False),
+        ("train", True, False),
+        ("probe", False, True),
+        ("probe", False, True),
+        ("evaluate", False, False),
+    ]
+
+
+def test_the_same_clients_look_at_the_same_examples_whatever_they_have_of_the_new_task():
+    federation = a_federation(((4, 0), (0, 4), (4, 0)))
+    config, plans = recalling(), []
+    state = initial_state(config, federation)
+    for index in (9, 10, 11):  # the second task's looks
+        at = dataclasses.replace(state, step_index=index)
+        plans.append(plan_step("run", config, federation, at, Fleet()))
+    assert [plan.step.kind for plan in plans] == ["probe"] * 3
+    for plan in plans:
+        asked = [order.assignment for order in plan.orders]
+        assert [a.client_id for a in asked] == ["client-0", "client-1", "client-2"]
+        assert [a.seed for a in asked] == [o.assignment.seed for o in plans[0].orders]
+        assert all(a.probe.remembered and a.probe.tasks == (1,) for a in asked)
+
+
+def test_looks_without_an_answer_leave_equal_coefficients():
+    config, fixed = recalling(), configured("task-vectors")
+    state, _ = run(config, 3)
+    whole, _ = run(fixed, 3)
+    while state.step_index < 6:
+        plan = plan_step("run", config, FEDERATION, state, Fleet())
+        lost = [
+            Reply(
+                result=failure(order, FailureReason.NO_EXAMPLES, "nothing"),
+                bytes_down=1, bytes_up=1, seconds=0.1,
+            )
+            for order in plan.orders
+        ]  # fmt: skip
+        outcome = close_step(state, plan, lost, config=config, federation=FEDERATION)
+        state = outcome.state
+    assert state.tensors.keys() == whole.tensors.keys()
+    for key, value in whole.tensors.items():
+        np.testing.assert_array_equal(state.tensors[key], value)
+
+
+def curvature(order, columns=1, rows=SUMS + 2):
+    """An answer about the two pairs a model has after its first task."""
+    update = an_update(order, FEDERATION)
+    sums = np.eye(rows, columns, -SUMS, dtype=np.float32) + 1
+    sketch = {ParamKey(group, CURVATURE): sums for group in (QUERY, VALUE)}
+    return dataclasses.replace(update, delta={}, metrics={}, sketches=sketch)
+
+
+def test_answers_about_pairs_are_used_once_and_must_have_a_column_for_each():
+    config = recalling()
+    state, _ = run(config, 3)
+    plan = plan_step("run", config, FEDERATION, state, Fleet())
+    bad = [curvature(plan.orders[0], columns=2), curvature(plan.orders[1], rows=SUMS + 1)]
+    updates = [*bad, curvature(plan.orders[2])]
+    replies = [Reply(result=u, bytes_down=1, bytes_up=1, seconds=0.1) for u in updates]
+    outcome = close_step(state, plan, replies, config=config, federation=FEDERATION)
+    assert [r.failure_reason for r in outcome.replies] == ["wrong-shape", "wrong-shape", None]
+    assert "expected (5, 1)" in outcome.replies[0].failure_detail
+    assert set(coefficients_of(outcome.state.memories[MERGING]).values()) != {0.5}
+    assert not any(k.part == CURVATURE for f in outcome.state.evidence.values() for k in f)
+
+
+def test_learning_on_memories_needs_somebody_who_remembers():
+    with pytest.raises(ConfigError, match=r"fills the memory") as caught:
+        a_config(strategy__merging={"name": "atlas"}, learning__methods=[{"name": "finetune"}])
+    assert "strategy.merging = 'atlas'" in str(caught.value)
 
 
 def test_what_a_merger_cuts_is_on_record():
