@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from clients.proto.trainer_pb2 import Opening, Request
 from clients.proto.trainer_pb2_grpc import TrainerStub
 from clients.trainer import LocalTrainer
 from clients.trainer_client import TrainerClient
-from clients.trainer_service import serve
+from clients.trainer_service import main, serve
 from strategies.errors import ConfigError, TransportError
 from strategies.types import ClientFailure, ClientId, FailureReason, Update
 from strategies.wire import decode_result, encode_assignment, encode_recipe
@@ -203,7 +204,7 @@ def test_without_a_trainer_there_is_a_failure_within_the_bound(address):
     client = TrainerClient(address, recovery_seconds=0.3)
     start = time.monotonic()
     failure = decode_result(client.answer(ONE, an_assignment()))
-    assert 0.3 <= time.monotonic() - start < 5
+    assert 0.3 <= time.monotonic() - start < 30
     assert failure.reason is FailureReason.CRASHED
     assert (failure.assignment_id, failure.client_id) == ("one", ONE)
     assert f"no trainer at {address} within 0.3 s" in failure.detail
@@ -373,3 +374,20 @@ def test_a_stop_waits_no_longer_than_it_says(fake):
     fake.trainer.started.wait(WAIT_SECONDS)
     assert not fake.serving.stop(0.1)
     assert isinstance(reply.result(WAIT_SECONDS), ClientFailure)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--address", "0.0.0.0:1"], "loopback"),
+        (["--address", "127.0.0.1:0"], "token file"),
+        (["--address", "127.0.0.1:0", "--token-file", "/dev/null"], "one line of ASCII"),
+        (["--address", "unix:/x", "--settings", "/none.json"], "/none.json"),
+    ],
+)
+def test_what_cannot_be_served_ends_with_code_2(tmp_path, capsys, monkeypatch, options, said):
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    path = tmp_path / "settings.json"
+    path.write_text('{"cache_folder": "c", "state_folder": "s"}')
+    assert main(["--settings", str(path), *options]) == 2
+    assert said in capsys.readouterr().err

@@ -27,7 +27,7 @@ from strategies.types import (
 from strategies.wire import decode_assignment, encode_assignment, encode_result
 from tests.conftest import REPOSITORY
 
-WAIT_SECONDS = 60.0  # for what always comes; a test that needs it all has failed
+WAIT_SECONDS = 300.0  # for what always comes; a test that needs it all has failed
 
 
 @dataclass
