@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test fast check format clean
+.PHONY: run test fast check format proto clean
 
 run: $(VENV)/.installed  ## install and learn five tasks across ten clients
 	$(BIN)/perennial run examples/digits.toml
@@ -22,6 +22,10 @@ check: $(VENV)/.installed-dev  ## formatting, lint, types, import rules
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+proto: $(VENV)/.installed-dev  ## generate the trainer's gRPC code from its interface
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
+		clients/proto/trainer.proto
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

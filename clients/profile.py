@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 from typing import Literal
@@ -28,3 +29,17 @@ def peak_memory_bytes() -> int:
     """The most this process has ever held in RAM."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # the unit differs: bytes, KiB
+
+
+def used_memory_bytes() -> int:
+    """What this process holds on the training device; without an accelerator, in RAM."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.memory_reserved())
+    return int(psutil.Process().memory_info().rss)
+
+
+def free_memory() -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
+from clients.answering import Listener, Progress
 from clients.methods.base import ClientMethod
 from strategies.lora import keys_of
 from strategies.types import LORA_A, LORA_B, Array, GroupName, ParamKey, Tensors
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
     from clients.training import LocalRun
 
 _SMOOTHING: Final = 0.85  # β₁ and β₂ of AdaLoRA
+
+
+@dataclass(frozen=True, slots=True)
+class Announced(ClientMethod):
+    """Tells ``listener`` of every local step."""
+
+    listener: Listener
+
+    def after_step(self, run: LocalRun) -> None:
+        self.listener(Progress(phase="train", step=run.step + 1, steps=run.work.steps))
 
 
 @dataclass(slots=True)

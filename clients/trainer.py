@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from clients import profile as device
+from clients.answering import Listener, Progress, unheard
 from clients.answers import (
     Clock,
     blank_update,
@@ -28,10 +29,11 @@ from clients.feedback import Feedback
 from clients.local_run import capacity_of, classes_allowed, local_run, method_of
 from clients.probed import probe_run, probed
 from clients.received import MissingTensorsError, ReceivedTensors
-from clients.reports import Sensitivity, component_norms
+from clients.reports import Announced, Sensitivity, component_norms
+from clients.settings import ClientSettings
 from clients.state_store import ClientState, ClientStateStore
 from clients.training import LocalRun, train
-from clients.workshop import ClientSettings, Workshop, open_workshop, shard_of, tokens_per_example
+from clients.workshop import Workshop, open_workshop, shard_of, tokens_per_example
 from strategies.catalog import COMPRESSORS, build
 from strategies.errors import PerennialError
 from strategies.lora import is_merged
@@ -64,9 +66,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class LocalTrainer:
-    """Answers messages for the clients of this process; one at a time."""
+    """Answers messages for the clients of this process; one at a time.
+
+    ``listener`` hears how far it is.  ``model_loads`` counts how often a base model was loaded.
+    """
 
     settings: ClientSettings
+    listener: Listener = unheard
+    model_loads: int = 0
     _workshops: dict[str, Workshop] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,6 +90,11 @@ class LocalTrainer:
         except PerennialError as error:
             log.warning("%s cannot do %s: %s", client_id, assignment.assignment_id, error)
             return encode_result(failed(assignment, FailureReason.CRASHED, str(error)))
+
+    def forget(self) -> None:
+        """Drop the model and the data; the next message loads them again."""
+        self._workshops.clear()
+        device.free_memory()
 
     def _introduce(self, client_id: ClientId, message: bytes) -> bytes:
         recipe, groups = decode_recipe(message)
@@ -122,6 +134,7 @@ class LocalTrainer:
         self, assignment: Assignment, tensors: Tensors, client_id: ClientId, *, since: float
     ) -> Update | ClientFailure:
         """Evaluate the incoming state, probe it or train on it, as far as each is asked for."""
+        self.listener(Progress(phase="load"))
         shop = self._workshop(assignment.recipe)
         if refusal := _misdirected(assignment, client_id, shop):
             return refusal
@@ -136,10 +149,12 @@ class LocalTrainer:
         clock.lap("load")
         scores = tuple[Score, ...]()
         if assignment.evaluation:
+            self.listener(Progress(phase="evaluate"))
             scores, state = self._scored(shop, shard, assignment, assignment.evaluation, state)
             clock.lap("evaluate")
         update = blank_update(assignment, scores, clock)
         if assignment.probe:
+            self.listener(Progress(phase="probe"))
             tasks = (*assignment.met, *assignment.probe.tasks)
             run = probe_run(shop, shard, assignment, state, classes_allowed(shop, shard, tasks))
             return probed(run, assignment, update, clock)
@@ -185,7 +200,7 @@ class LocalTrainer:
         reports, sent = run.work.reports, run.model.read(run.trainable)
         recorder = [Sensitivity()] if "sensitivity" in reports else []
         methods = [method_of(choice) for choice in run.work.methods]
-        loss = train(run, [*methods, *recorder])
+        loss = train(run, [*methods, *recorder, Announced(self.listener)])
         clock.lap("train")
         trained, counts = run.model.read(run.trainable), example_counts(assignment, run)
         sketches = recorder[0].sketches() if recorder else {}
@@ -249,6 +264,7 @@ class LocalTrainer:
         if recipe_json not in self._workshops:
             self._workshops.clear()  # one model in memory, not one per run served
             self._workshops[recipe_json] = open_workshop(recipe_json, self.settings)
+            self.model_loads += 1
         return self._workshops[recipe_json]
 
 

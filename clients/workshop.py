@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from clients.data import Dataset, Shard, open_dataset
 from clients.model import AdaptedModel, Base, build_base
+from clients.settings import ClientSettings
 from strategies.errors import ModelError
-from strategies.recipe import DataRecipe, SharedRecipe
+from strategies.recipe import SharedRecipe
 from strategies.types import ClientId, client_ids
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientSettings:
-    """What the client's own operator decides.
-
-    ``data``, if given, replaces the data section of whatever recipe the server sends: the server
-    never chooses which files are read here.  Simulated clients leave it out.
-    """
-
-    cache_folder: Path
-    state_folder: Path
-    data_folder: Path | None = None
-    data: DataRecipe | None = None
-    num_threads: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,8 +45,8 @@ def run_in_process(
     run_id: str, config: RunConfig, home: Home, *, on_progress: Callable[[], None]
 ) -> RunStatus:
     """Train all clients here, one after another; ``on_progress`` is called between them."""
+    from clients.settings import ClientSettings
     from clients.trainer import LocalTrainer
-    from clients.workshop import ClientSettings
 
     trainer = LocalTrainer(
         ClientSettings(
@@ -139,8 +139,8 @@ def _simulate(run_id: str) -> None:
     from flwr.serverapp import ServerApp
     from flwr.simulation import run_simulation
 
-    from clients.client_app import make_client_app
-    from clients.workshop import ClientSettings
+    from clients.client_app import local_trainer, make_client_app
+    from clients.settings import ClientSettings
     from orchestrator.flower_transport import FlowerTransport
 
     home = Home.from_environment()
@@ -161,7 +161,7 @@ def _simulate(run_id: str) -> None:
     )
     run_simulation(
         server_app,
-        make_client_app(lambda _: settings),
+        make_client_app(lambda _: local_trainer(settings)),
         num_supernodes=config.federation.clients,
         backend_config={
             "client_resources": {"num_cpus": min(threads, cores), "num_gpus": 0.0},

@@ -368,6 +368,7 @@ class FailureReason(StrEnum):
     NOT_FINITE = "not-finite"  # NaN or infinity
     NO_EXAMPLES = "no-examples"  # nothing to train on
     MISSING_TENSORS = "missing-tensors"  # it was thought to hold tensors it has lost
+    BUSY = "busy"  # its trainer is at work on something else
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,6 +145,12 @@ def kind_of(message: bytes) -> str:
     return str(_header(message).get("kind"))
 
 
+def fields_of(message: bytes) -> Mapping[str, Any]:
+    """Every field of a message that is not a tensor, unvalidated; tensors are not looked at."""
+    body: dict[str, Any] = _header(message)["body"]
+    return body
+
+
 def to_record(message: bytes) -> RecordDict:
     """Wrap a message for Flower as one opaque byte array."""
     array = FlowerArray(dtype="uint8", shape=(len(message),), stype="perennial", data=message)

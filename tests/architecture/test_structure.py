@@ -40,7 +40,14 @@ def test_examples_are_valid_run_files(name):
 
 def test_every_dependency_is_bounded_and_imported():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    modules = {"scikit-learn": "sklearn", "pillow": "PIL", "annotated-types": "annotated_types"}
+    modules = {
+        "scikit-learn": "sklearn",
+        "pillow": "PIL",
+        "annotated-types": "annotated_types",
+        "grpcio": "grpc",
+        "grpcio-health-checking": "grpc_health",
+        "protobuf": "google.protobuf",
+    }
     source = "\n".join(
         path.read_text()
         for package in ("orchestrator", "clients", "strategies")

@@ -1,0 +1,44 @@
+"""Who answers a client's messages, and how it tells how far it is; imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from strategies.types import ClientId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where the work on an answer is: ``step`` of ``steps`` local ones, both 0 outside training."""
+
+    phase: str
+    step: int = 0
+    steps: int = 0
+
+
+Listener = Callable[[Progress], None]
+"""Called from within the work; what it raises ends the work with nothing saved."""
+
+
+def unheard(progress: Progress) -> None:
+    """Nobody listens."""
+
+
+class Answering(Protocol):
+    """Answers messages of ``strategies.wire``."""
+
+    def answer(self, client_id: ClientId, message: bytes) -> bytes:
+        """The reply to any message of ours; this client's faults come back as values."""
+        ...
+
+
+class Trainer(Answering, Protocol):
+    """Answers with a model it keeps loaded."""
+
+    model_loads: int
+
+    def forget(self) -> None:
+        """Drop the model and the data and free their memory; the next message loads them again."""
+        ...

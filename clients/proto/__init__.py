@@ -1,0 +1,1 @@
+"""The trainer's gRPC interface; all but ``trainer.proto`` is generated (``make proto``)."""
