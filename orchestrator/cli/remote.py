@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -14,7 +15,7 @@ from orchestrator.conduct import FLOWER_RUN, INTERRUPTED
 from orchestrator.config import RunConfig
 from orchestrator.home import Home
 from orchestrator.store.base import RunStatus, RunStore
-from strategies.errors import StaleRunStatusError, StoreError
+from strategies.errors import StaleRunStatusError, StoreError, TransportError
 
 if TYPE_CHECKING:
     from orchestrator.deployment.control import Control, FlowerStatus
@@ -100,10 +101,20 @@ class Remote:
                     break
                 begun = begun or alive
                 if time.monotonic() - asked > _ASK_SECONDS:
-                    status, asked = self.control.status(self.flower_run), time.monotonic()
+                    status, asked = self._ask(run_id, store, status), time.monotonic()
                 time.sleep(_LOOK_SECONDS)
             view.refresh()
         return status
+
+    def _ask(self, run_id: str, store: RunStore, last: FlowerStatus) -> FlowerStatus:
+        """Flower's word; without it, ``last`` for as long as the run's lease is renewed."""
+        try:
+            return self.control.status(self.flower_run)
+        except TransportError as error:
+            expires = store.get_run(run_id).lease_expires_at
+            if expires is not None and expires > datetime.now(UTC):
+                return last
+            return replace(last, status=_FINISHED, ended="lost", details=str(error))
 
     def _stop(self) -> FlowerStatus:
         """At the run's next safe point if we share its database, else by Flower's hand."""
@@ -125,7 +136,7 @@ class Remote:
             if time.monotonic() > deadline:
                 self.control.stop(self.flower_run)
                 break
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(1.0)
         return status
 
     def _outcome(self, flower: FlowerStatus) -> RunStatus:

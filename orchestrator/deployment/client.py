@@ -15,8 +15,8 @@ from typing import Final
 
 from orchestrator.deployment.flower import Address, a_free_port, flower_environment
 from orchestrator.deployment.probe import probe
-from orchestrator.deployment.processes import Program, Running
-from orchestrator.deployment.reading import NodeSigns, refusal
+from orchestrator.deployment.processes import Children, Program, Running
+from orchestrator.deployment.reading import NodeSigns, refusal, trainer_refusal
 from orchestrator.deployment.supervisor import Supervised
 from strategies.types import ClientId, client_ids
 
@@ -87,19 +87,26 @@ class Client:
         """Write what the processes need; nothing is started yet."""
         signs = NodeSigns()
         trainer, supernode = _programs(options, signs)
+        children = Children(options.work / "children")
+        children.end_left_behind(_STOP_SECONDS)  # of a `perennial client` that was killed
         address, key = str(options.superlink), options.fingerprint
+
+        def started(program: Program) -> Running:
+            running = Running.start(program)
+            children.note(running)
+            return running
 
         def start_trainer() -> Running:
             signs.trainer_listens = False
-            return Running.start(trainer)
+            return started(trainer)
 
         def start_supernode() -> Running:
             probe(options.superlink, options.root_certificates, insecure=options.insecure)
             signs.connected, signs.answering = False, ""
             # A port is free when it is taken, not when the client started.
-            return Running.start(replace(supernode, command=_supernode_command(options)))
+            return started(replace(supernode, command=_supernode_command(options)))
 
-        def reason(lines: Sequence[str]) -> str | None:
+        def reason(_: int, lines: Sequence[str]) -> str | None:
             return refusal(lines, address=address, key=key)
 
         return cls(
@@ -109,7 +116,7 @@ class Client:
                 name="the trainer",
                 start=start_trainer,
                 is_ready=lambda: signs.trainer_listens,
-                verdict=lambda _: None,
+                verdict=trainer_refusal,
             ),
             supernode=Supervised(
                 name="the SuperNode",
@@ -144,14 +151,14 @@ class Client:
 
     def status(self, now: float) -> str:
         """One line: who, what, where, how the trainer is, how far it has come."""
-        rounds = self.signs.rounds
+        answers = self.signs.answers
         return " · ".join(
             (
                 self.options.client_id,
                 self.options.kind,
                 self._connection(now),
                 self._trainer(now),
-                f"{rounds} round{'' if rounds == 1 else 's'}",
+                f"{answers} answer{'' if answers == 1 else 's'}",
             )
         )
 

@@ -110,6 +110,37 @@ def end_all(processes: Sequence[psutil.Process], *, grace_seconds: float) -> Non
             process.kill()
 
 
+@dataclass(slots=True)
+class Children:
+    """A file that names the processes we have started, for the one who comes after a crash."""
+
+    path: Path
+
+    def note(self, running: Running) -> None:
+        """Name one more."""
+        with contextlib.suppress(psutil.Error), self.path.open("a", encoding="utf-8") as file:
+            started = psutil.Process(running.process.pid).create_time()
+            file.write(f"{running.process.pid} {started!r}\n")
+
+    def end_left_behind(self, grace_seconds: float) -> int:
+        """End those that still run, and what they started; how many there were."""
+        lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
+        left = [process for line in lines if (process := _same(*line.split())) is not None]
+        family = [child for process in left for child in descendants(process.pid)]
+        end_all([*left, *family], grace_seconds=grace_seconds)
+        self.path.unlink(missing_ok=True)
+        return len(left)
+
+
+def _same(pid: str, started: str) -> psutil.Process | None:
+    """The process that was started then, if it runs still."""
+    try:
+        process = psutil.Process(int(pid))
+        return process if process.create_time() == float(started) else None
+    except psutil.Error:
+        return None
+
+
 def wait_until(done: Callable[[], bool], seconds: float, every_seconds: float = 0.2) -> bool:
     """Whether ``done`` came true within ``seconds``."""
     deadline = time.monotonic() + seconds

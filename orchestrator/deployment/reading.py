@@ -12,6 +12,7 @@ _CODE: Final = re.compile(r"\[code: (\d+)\] (.*)")
 _UNKNOWN_KEY: Final = "unknown node key"
 _RECEIVED: Final = re.compile(r"Receiving: (\w+)[\w.]* message")
 _REGISTRATION_DISABLED: Final = "2001"
+_TRAINER_MISCONFIGURED: Final = 2
 _DONE: Final = ("Sent successfully", "Failed to send message", "Ignoring reply message")
 
 
@@ -22,7 +23,7 @@ class NodeSigns:
     trainer_listens: bool = False
     connected: bool = False
     answering: str = ""  # the kind of the message being answered, if any
-    rounds: int = 0
+    answers: int = 0  # to orders: trainings and scorings
 
     def read_trainer(self, line: str) -> None:
         """Take note of a line of the trainer's."""
@@ -40,7 +41,7 @@ class NodeSigns:
             self.answering = found[1]
         elif any(sign in line for sign in _DONE) or "Failed to receive message" in line:
             if "Sent successfully" in line and self.answering == "train":
-                self.rounds += 1
+                self.answers += 1
             self.answering = ""
 
 
@@ -65,3 +66,10 @@ def refusal(lines: Sequence[str], *, address: str, key: str) -> str | None:
     if "Unable to parse the private key file" in text:
         return "--auth-key is no node key that Flower reads; make one with `perennial certs`"
     return None
+
+
+def trainer_refusal(code: int, lines: Sequence[str]) -> str | None:
+    """Why a trainer that ended so would end so again: its settings cannot be used."""
+    if code != _TRAINER_MISCONFIGURED:
+        return None
+    return "the trainer cannot use its settings:\n  " + "\n  ".join(lines)

@@ -35,14 +35,14 @@ class Supervised:
 
     ``start`` may raise TransportError for what time may mend and RefusedError for what it will not.
     ``is_ready`` says whether the running process has got as far as it should; one that ends
-    before that five times in a row is given up.  ``verdict`` reads the last lines of an ended
-    process and names a reason that will not go away.
+    before that five times in a row is given up.  ``verdict`` reads the exit code and the last
+    lines of an ended process and names a reason that will not go away.
     """
 
     name: str
     start: Callable[[], Process]
     is_ready: Callable[[], bool]
-    verdict: Callable[[Sequence[str]], str | None]
+    verdict: Callable[[int, Sequence[str]], str | None]
     backoff: Backoff = field(default_factory=Backoff)
     process: Process | None = None
     failures: int = 0
@@ -62,7 +62,7 @@ class Supervised:
         elif (code := self.process.poll()) is not None:
             lines, ran = list(self.process.lines), now - self._started_at
             was_ready, self.process = self.is_ready(), None
-            if final := self.verdict(lines):
+            if final := self.verdict(code, lines):
                 raise RefusedError(final)
             self.stillborn = 0 if was_ready else self.stillborn + 1
             self._failed(now, ran, f"{self.name} ended with code {code}")

@@ -36,7 +36,7 @@ class Command:
         for line in self.process.stdout or ():
             self.lines.append(line.rstrip("\n"))
 
-    def wait_for(self, pattern: str, seconds: float = 120) -> str:
+    def wait_for(self, pattern: str, seconds: float = 240) -> str:
         """The first line that matches; fails with everything printed if none comes."""
         deadline = time.monotonic() + seconds
         while True:
@@ -50,7 +50,7 @@ class Command:
                 raise AssertionError(f"no line {pattern!r} in:\n{self.output}")
             time.sleep(0.05)
 
-    def ends(self, seconds: float = 120) -> int:
+    def ends(self, seconds: float = 240) -> int:
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:

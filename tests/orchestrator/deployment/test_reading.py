@@ -7,7 +7,7 @@ import pytest
 from orchestrator.cli.connecting import in_bytes
 from orchestrator.deployment.client import Client, ClientOptions
 from orchestrator.deployment.flower import Address
-from orchestrator.deployment.reading import NodeSigns, refusal
+from orchestrator.deployment.reading import NodeSigns, refusal, trainer_refusal
 from strategies.errors import ConfigError
 
 GREEN, PLAIN = "\x1b[92mINFO \x1b[0m:     ", "INFO :     "
@@ -21,16 +21,16 @@ ROUND = (
 
 
 @pytest.mark.parametrize("prefix", [GREEN, PLAIN])
-def test_connection_and_rounds_are_counted(prefix):
+def test_connection_and_answers_are_counted(prefix):
     signs = NodeSigns()
     signs.read_supernode(f"{prefix} SuperNode ID: 123")
     assert signs.connected
     for line in ROUND[:2]:
         signs.read_supernode(prefix + line)
-    assert (signs.answering, signs.rounds) == ("train", 0)
+    assert (signs.answering, signs.answers) == ("train", 0)
     for line in ROUND[2:]:
         signs.read_supernode(prefix + line)
-    assert (signs.answering, signs.rounds) == ("", 1)
+    assert (signs.answering, signs.answers) == ("", 1)
     signs.read_supernode(f"{prefix}Connection attempt failed, retrying in 1.00 seconds")
     assert not signs.connected
 
@@ -38,14 +38,14 @@ def test_connection_and_rounds_are_counted(prefix):
 @pytest.mark.parametrize(
     "end", ["Failed to send message x: y", "Run ID 7 is not in. Ignoring reply message x."]
 )
-def test_only_a_training_that_was_sent_is_a_round(end):
+def test_only_an_answer_to_an_order_that_was_sent_counts(end):
     signs = NodeSigns()
     for line in (*ROUND[:4], end):
         signs.read_supernode(line)
-    assert (signs.answering, signs.rounds) == ("", 0)
+    assert (signs.answering, signs.answers) == ("", 0)
     for line in (ROUND[1].replace("train", "query"), ROUND[4]):
         signs.read_supernode(line)
-    assert signs.rounds == 0
+    assert signs.answers == 0
 
 
 def test_flower_prints_what_is_read():
@@ -137,7 +137,7 @@ def options(tmp_path, **changes):
 def test_the_status_line_says_who_what_where_and_how_far(tmp_path):
     client = Client.prepare(options(tmp_path))
     assert client.status(0.0) == (
-        "client-0001 · cpu · connecting to server:8000 · trainer starting · 0 rounds"
+        "client-0001 · cpu · connecting to server:8000 · trainer starting · 0 answers"
     )
     client.signs.read_trainer("trainer listening on unix:/x")
     assert "trainer warm" in client.status(0.0)
@@ -162,3 +162,19 @@ def test_the_trainers_token_is_its_own(tmp_path):
     first = token.read_text()
     Client.prepare(options(tmp_path))
     assert token.read_text() != first
+
+
+def test_a_trainer_with_unusable_settings_is_given_up_with_its_words():
+    assert "kind: found 'x'" in (
+        trainer_refusal(2, ["settings.json: 1 fault", "kind: found 'x'"]) or ""
+    )
+    assert trainer_refusal(1, ["Traceback"]) is None
+
+
+def test_the_trainer_reads_the_settings_we_write(tmp_path):
+    from clients.settings import read_settings
+
+    Client.prepare(options(tmp_path, kind="auto"))
+    settings = read_settings(tmp_path / "work" / "settings.json")
+    assert settings.data_folder == tmp_path
+    assert settings.state_folder == tmp_path / "work" / "clients"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.deployment.backoff import Backoff
-from orchestrator.deployment.processes import Program, Running, wait_until
+from orchestrator.deployment.processes import Children, Program, Running, wait_until
 from orchestrator.deployment.supervisor import Supervised
 from strategies.errors import RefusedError, TransportError
 
@@ -43,7 +43,7 @@ class Stage:
             name="the actor",
             start=self.start,
             is_ready=lambda: self.ready,
-            verdict=lambda lines: verdict if verdict and verdict in lines else None,
+            verdict=lambda code, lines: verdict if verdict and verdict in lines else None,
             backoff=backoff or Backoff(),
         )
 
@@ -192,3 +192,17 @@ def test_one_that_ignores_sigterm_is_killed(tmp_path):
     assert wait_until(lambda: bool(heard), 30)
     running.end(0.2)
     assert running.poll() == -9
+
+
+def test_what_a_killed_client_left_behind_is_ended_by_the_next(tmp_path):
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    program = Program(name="p", command=sleep, environment={}, log_path=tmp_path / "log")
+    left, other = Running.start(program), Running.start(program)
+    Children(tmp_path / "children").note(left)
+    with (tmp_path / "children").open("a") as file:
+        file.write(f"{other.process.pid} 12.5\n")  # its number was another process's once
+    assert Children(tmp_path / "children").end_left_behind(5) == 1
+    assert wait_until(lambda: left.poll() is not None, 5)
+    assert other.poll() is None
+    other.end(5)
+    assert Children(tmp_path / "children").end_left_behind(5) == 0
