@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,9 +22,13 @@ _REPORTED_PACKAGES: Final = (
     "torch", "transformers", "peft", "flwr", "ray", "numpy", "scipy", "safetensors",
 )  # fmt: skip
 
+# How `perennial run --on` finds the run that a ServerApp has made, and learns how it ended.
+FLOWER_RUN: Final = "flower_run"
+INTERRUPTED: Final = "interrupted"
 
-def submit(config: RunConfig, home: Home) -> str:
-    """Enter a new run into the database; its id."""
+
+def submit(config: RunConfig, home: Home, where: Mapping[str, str] | None = None) -> str:
+    """Enter a new run into the database; its id.  ``where`` is recorded with its environment."""
     record = home.store().create_run(
         name=config.name,
         config=config.model_dump(mode="json"),
@@ -33,6 +38,7 @@ def submit(config: RunConfig, home: Home) -> str:
             "python": platform.python_version(),
             "platform": platform.platform(),
             **{name: _version(name) for name in _REPORTED_PACKAGES},
+            **(where or {}),
         },
     )
     return record.run_id

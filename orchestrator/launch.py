@@ -23,6 +23,7 @@ from typing import Final
 
 from orchestrator.conduct import conduct
 from orchestrator.config import RunConfig, parse_config
+from orchestrator.deployment.flower import QUIET
 from orchestrator.home import Home
 from orchestrator.store.base import RunStatus
 from orchestrator.transport import Endpoint, InProcessTransport
@@ -31,16 +32,6 @@ from strategies.types import ClientId, client_ids
 
 GRACE_SECONDS: Final = 45.0
 _ALIVE: Final = (RunStatus.CREATED, RunStatus.RUNNING, RunStatus.STOPPING)
-# Nothing of this may call home, install packages or ask the network for permission.
-_QUIET: Final = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
 # glibc would give every large temporary of a training step back to the kernel and fetch it anew,
 # page by page; keeping the memory made a step of MiniLM about 5 % faster (docs/performance.md).
 _KEEP_MEMORY: Final = {
@@ -97,7 +88,7 @@ class Simulation:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_KEEP_MEMORY | os.environ | _QUIET | home.environment(),
+                env=_KEEP_MEMORY | os.environ | QUIET | home.environment(),
                 start_new_session=True,  # Ctrl-C is for whoever watches; the run is asked to stop
             )
         return cls(run_id, home, process, log_path)

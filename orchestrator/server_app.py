@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 
 from flwr.app import Context
 from flwr.app.typing import ConfigScalar
 from flwr.serverapp import Grid, ServerApp
 
-from orchestrator.conduct import conduct, submit
+from orchestrator.conduct import FLOWER_RUN, INTERRUPTED, conduct, submit
 from orchestrator.config import RunConfig, parse_config
 from orchestrator.examples import example_config
 from orchestrator.flower_transport import FlowerTransport
 from orchestrator.home import Home
 from orchestrator.store.base import RunStatus
-from strategies.errors import RoundFailedError
+from strategies.errors import RoundFailedError, RunInterrupted
 
 app = ServerApp()
 
@@ -25,11 +29,36 @@ def main(grid: Grid, context: Context) -> None:
     """Run ``run-id`` if the run config names one, else a new run of ``config`` or ``example``."""
     home = Home.from_environment()
     settings: Mapping[str, ConfigScalar] = context.run_config
-    run_id = str(settings.get("run-id") or "") or submit(_config(settings), home)
+    where = {FLOWER_RUN: str(context.run_id)}
+    run_id = str(settings.get("run-id") or "") or submit(_config(settings), home, where)
     config = parse_config(home.store().get_run(run_id).config, source=f"run {run_id}")
     transport = FlowerTransport(grid, config.federation.clients)
-    if conduct(run_id, config, transport, home) is RunStatus.FAILED:
-        raise RoundFailedError(home.store().get_run(run_id).reason)
+    with _interruptible():
+        status = conduct(run_id, config, transport, home)
+    reason = home.store().get_run(run_id).reason
+    if status is RunStatus.FAILED:
+        raise RoundFailedError(reason)
+    if status is RunStatus.INTERRUPTED:
+        raise RunInterrupted(f"{INTERRUPTED}: {reason} (run {run_id})")
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """A signal to end interrupts the run, which can be resumed; Flower's handler would fail it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise RunInterrupted(f"its server was told to end ({signal.Signals(number).name})")
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, interrupt) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _config(settings: Mapping[str, ConfigScalar]) -> RunConfig:

@@ -12,6 +12,7 @@
     ├── RoundFailedError        fewer usable replies than ``min_replies``
     ├── RunInterrupted          somebody asked the run to stop; it can be resumed
     ├── TransportError          the way to the clients is closed or was never there
+    │   └── RefusedError            the other side will not have us, however often we ask
     └── StoreError
         ├── RunNotFoundError
         ├── StaleRunStatusError     the run is not in the status the caller expected
@@ -86,6 +87,10 @@ class RunInterrupted(PerennialError):  # noqa: N818 - an order, not an error
 
 class TransportError(PerennialError):
     """The way to the clients is closed or was never there."""
+
+
+class RefusedError(TransportError):
+    """The other side will not have us, however often we ask; says what to change."""
 
 
 class StoreError(PerennialError):

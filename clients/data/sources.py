@@ -67,7 +67,7 @@ def _file(
 ) -> Table:
     if name is None:
         raise DataError(f"data.{split}: found nothing, expected the path of a {recipe.source} file")
-    path = (folder or Path()) / name
+    path = _within(folder, name, f"data.{split}")
     if not path.is_file():
         raise DataError(
             f"data.{split}: no file at {path.absolute()}, expected a {recipe.source} file; "
@@ -78,6 +78,20 @@ def _file(
         return read(path, wanted)
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected UTF-8 text, {error}; convert the file") from error
+
+
+def _within(folder: Path | None, name: str, key: str) -> Path:
+    """The path of ``name``; an operator who named a data folder opens nothing beside it.
+
+    Raises: DataError for a path that leads out of the folder.
+    """
+    path = (folder or Path()) / name
+    if folder is not None and not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(
+            f"{key}: found {name!r}, expected a path inside this client's data folder {folder}; "
+            "name the file relative to that folder"
+        )
+    return path
 
 
 def _jsonl(path: Path, wanted: Collection[str]) -> Table:
@@ -150,6 +164,8 @@ def _load(name: str, subset: str | None, folder: Path | None) -> Mapping[str, da
     import datasets
 
     path = (folder or Path()) / name
+    if Path(name).is_absolute() or path.exists() or ".." in Path(name).parts:
+        path = _within(folder, name, "data.name")
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             loaded = datasets.load_from_disk(str(path))

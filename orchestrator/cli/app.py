@@ -6,17 +6,22 @@ Exit codes: 0 done, 1 the run failed, 2 bad usage or configuration, 130 interrup
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.console import Console
 
-from orchestrator.cli import output
+from orchestrator.cli import federation, output
+from orchestrator.cli.connecting import connection
 from orchestrator.cli.live import LiveView
-from orchestrator.conduct import reclaim, submit, write_report
+from orchestrator.cli.remote import Remote
+from orchestrator.conduct import FLOWER_RUN, reclaim, submit, write_report
 from orchestrator.config import RunConfig, config_schema, load_config, parse_config
 from orchestrator.doctor import examine
 from orchestrator.examples import NAMES, example_text
@@ -25,10 +30,13 @@ from orchestrator.launch import Simulation, export_merged, run_in_process
 from orchestrator.report import render_comparison
 from orchestrator.results import Show
 from orchestrator.store import upgrade_database
-from orchestrator.store.base import RunStatus
+from orchestrator.store.base import RunRecord, RunStatus
 from orchestrator.summary import compare, run_listing, show
 from strategies.catalog import KINDS, nearest
 from strategies.errors import ConfigError, Fault, PerennialError, RunNotFoundError
+
+if TYPE_CHECKING:
+    from orchestrator.deployment.control import Connection, Control
 
 app = typer.Typer(
     help="Continual federated fine-tuning: many data owners, task after task, nothing forgotten.",
@@ -59,6 +67,16 @@ Overrides = Annotated[
 AsFormat = Annotated[Format, typer.Option("--format", help="Text for people, JSON for programs.")]
 
 
+On = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="Run on this SuperLink instead of simulating."),
+]
+
+app.command()(federation.certs)
+app.command()(federation.server)
+app.command()(federation.client)
+
+
 def main() -> None:
     """Entry point: errors of ours become one message and an exit code."""
     try:
@@ -77,19 +95,69 @@ def _complain(error: PerennialError) -> None:
 
 
 @app.command()
-def run(path: RunFile, overrides: Overrides = None) -> None:
-    """Run a file: simulate its clients, learn its tasks, report."""
+def run(
+    path: RunFile,
+    overrides: Overrides = None,
+    on: On = None,
+    root_certificates: federation.RootCertificates = None,
+    token_file: federation.TokenFile = None,
+    insecure: federation.Insecure = False,  # noqa: FBT002 - a command-line flag
+) -> None:
+    """Run a file: simulate its clients, or with --on have those of a real federation learn."""
     config, home = load_config(path, overrides or ()), Home.from_environment()
-    _carry_out(submit(config, home), config, home)
+    if on is None:
+        _carry_out(submit(config, home), config, home)
+        return
+    with _control(connection(on, root_certificates, token_file, insecure=insecure)) as control:
+        _follow(Remote.submit(control, config, home, output.console()), home)
 
 
 @app.command()
-def resume(run_id: RunId) -> None:
-    """Continue an interrupted run from its last committed round."""
+def resume(
+    run_id: RunId,
+    on: On = None,
+    root_certificates: federation.RootCertificates = None,
+    token_file: federation.TokenFile = None,
+    insecure: federation.Insecure = False,  # noqa: FBT002 - a command-line flag
+) -> None:
+    """Continue an interrupted run from its last committed round, with --on where it began there."""
     home = Home.from_environment()
     record = reclaim(run_id, home.store())
     config = parse_config(record.config, source=f"run {record.run_id}")
-    _carry_out(record.run_id, config, home)
+    if on is None:
+        _require_simulated(record)
+        _carry_out(record.run_id, config, home)
+        return
+    with _control(connection(on, root_certificates, token_file, insecure=insecure)) as control:
+        _follow(Remote.resume(control, record.run_id, home, output.console()), home)
+
+
+@contextmanager
+def _control(to: Connection) -> Iterator[Control]:
+    from orchestrator.deployment.control import Control
+
+    control = Control.open(to)
+    try:
+        yield control
+    finally:
+        control.close()
+
+
+def _follow(remote: Remote, home: Home) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    status = remote.follow()
+    if remote.run_id and remote.store:
+        port = remote.control.connection.address.port
+        log = home.folder / f"superlink-{port}" / "superlink.log"
+        output.print_outcome(_shown(remote.run_id, home), log_path=log)
+    raise typer.Exit(EXIT_CODES[status])
+
+
+def _require_simulated(record: RunRecord) -> None:
+    """Simulated clients are not those that began; they hold other states and other data."""
+    if flower_run := record.environment.get(FLOWER_RUN):
+        found = f"{record.run_id}, begun on a federation (Flower run {flower_run})"
+        raise ConfigError("resume", [Fault("run", found, "--on HOST:PORT of its SuperLink")])
 
 
 def _carry_out(run_id: str, config: RunConfig, home: Home) -> None:

@@ -174,3 +174,24 @@ def test_pictures_of_different_sizes_are_named() -> None:
         DataError, match=r"p, row 1: image of shape \(1, 1, 2\), expected \(1, 1, 1\)"
     ):
         read_images(_pictures([[[1]], [[1, 2]]]), "image")
+
+
+@pytest.mark.parametrize("name", ["../secret.jsonl", "/etc/passwd", "sub/../../secret.jsonl"])
+def test_a_client_reads_inside_its_data_folder_alone(tmp_path, name):
+    folder = tmp_path / "data"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "secret.jsonl").write_text('{"text": "x", "label": "y"}\n')
+    recipe = DataRecipe(source="jsonl", train=name, test=name)
+    with pytest.raises(DataError, match="inside this client's data folder"):
+        read_source(recipe, ("text", "label"), folder)
+
+
+def test_a_link_out_of_the_data_folder_is_not_followed(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (tmp_path / "secret.jsonl").write_text('{"text": "x", "label": "y"}\n')
+    (folder / "link.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    with pytest.raises(DataError, match="inside this client's data folder"):
+        read_source(
+            DataRecipe(source="jsonl", train="link.jsonl", test="link.jsonl"), ("text",), folder
+        )
