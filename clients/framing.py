@@ -48,18 +48,14 @@ def joined(total_bytes: int, chunks: Iterable[bytes], *, limit_bytes: int) -> by
     """The message of ``chunks``, written into room made once and not copied again.
 
     Raises: FramingError if it is announced larger than ``limit_bytes``, before room is made for
-    it, or is not as large as announced.
+    it, if there is no room, or if it is not as large as announced.
     """
     if total_bytes > limit_bytes:
         raise FramingError(
             f"a message of {total_bytes} bytes was announced, at most {limit_bytes} are taken; "
             "raise max_message_bytes in the settings"
         )
-    buffer = BytesIO()
-    if total_bytes:
-        buffer.seek(total_bytes - 1)
-        buffer.write(b"\0")
-        buffer.seek(0)
+    buffer = _room(total_bytes)
     for chunk in chunks:
         if buffer.tell() + len(chunk) > total_bytes:
             raise FramingError(f"more than the {total_bytes} bytes that were announced")
@@ -67,3 +63,15 @@ def joined(total_bytes: int, chunks: Iterable[bytes], *, limit_bytes: int) -> by
     if buffer.tell() != total_bytes:
         raise FramingError(f"{buffer.tell()} bytes of {total_bytes} that were announced")
     return buffer.getvalue()  # the buffer itself: its size is exact
+
+
+def _room(total_bytes: int) -> BytesIO:
+    buffer = BytesIO()
+    if total_bytes:
+        try:
+            buffer.seek(total_bytes - 1)
+            buffer.write(b"\0")
+        except (MemoryError, OverflowError):
+            raise FramingError(f"no memory for a message of {total_bytes} bytes") from None
+        buffer.seek(0)
+    return buffer

@@ -311,8 +311,16 @@ def test_a_socket_is_its_owners_alone(address):
 def test_health_follows_the_trainers_life(fake):
     client = TrainerClient(fake.address)
     assert client.healthy()
-    fake.serving.health.enter_graceful_shutdown()
-    assert not client.healthy()
+    fake.trainer.listener = lambda progress: None  # work that cannot be asked to end
+    reply = fake.ask(an_assignment())
+    fake.trainer.started.wait(WAIT_SECONDS)
+    assert client.healthy()
+    stopping = fake.pool.submit(fake.serving.stop, WAIT_SECONDS)
+    soon(lambda: not client.healthy())
+    assert client.status().busy  # it can be asked, but takes no messages
+    fake.trainer.gate.set()
+    assert stopping.result(WAIT_SECONDS)
+    assert isinstance(reply.result(WAIT_SECONDS), Update)
 
 
 def test_both_ends_limit_what_they_make_room_for(address):
