@@ -46,7 +46,7 @@ def flower(status, ended="", details=""):
 
 def follow(script, store=None, run_id=None):
     out = io.StringIO()
-    remote = Remote(script, FLOWER_ID, Console(file=out), store, run_id)
+    remote = Remote(script, FLOWER_ID, Console(file=out, width=200), store, run_id)
     return remote.follow(), out.getvalue(), remote
 
 
@@ -76,9 +76,9 @@ def test_without_a_common_database_flowers_word_counts(ended, details, expected)
 
 def test_the_run_is_found_by_flowers_number_and_its_own_record_counts(home):
     store = home.store()
-    other = submit(tiny_config(), home, {FLOWER_RUN: "8"})
     ours = submit(tiny_config(), home, {FLOWER_RUN: str(FLOWER_ID)})
     store.transition(ours, RunStatus.RUNNING, expected=(RunStatus.CREATED,), reason="")
+    other = submit(tiny_config(), home, {FLOWER_RUN: "8"})
     store.transition(ours, RunStatus.FAILED, expected=(RunStatus.RUNNING,), reason="no clients")
     status, shown, remote = follow(Script([flower("finished", "completed")]), store)
     assert (status, remote.run_id) == (RunStatus.FAILED, ours)
