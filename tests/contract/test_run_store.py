@@ -1,4 +1,4 @@
-"""What every run database promises (``orchestrator/store/base.py``), on real files."""
+"""What every run database promises (``orchestrator/store/base.py``), on files and real servers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.store import open_store
+from orchestrator.store import SqlRunStore, open_store
+from orchestrator.store.address import make_engine
 from orchestrator.store.base import (
     EventRecord,
     ReplyRecord,
@@ -28,8 +28,8 @@ NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> RunStore:
-    return open_store(f"sqlite:///{tmp_path / 'runs.db'}")
+def store(database_url: str) -> RunStore:
+    return open_store(database_url)
 
 
 def new_run(store: RunStore, **changes: object) -> RunRecord:
@@ -303,12 +303,9 @@ def test_what_is_learnt_later_is_recorded(store):
     assert store.events(run_id)[-1].data == {"n": 1}
 
 
-def test_two_processes_may_open_one_database(tmp_path):
-    """Two engines on one file: what one writes the other reads, and both may write."""
-    from orchestrator.store.sql import SqlRunStore, make_engine
-
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
-    first, second = open_store(url), SqlRunStore(make_engine(url))
+def test_two_engines_may_open_one_database(database_url):
+    """What one writes the other reads, and both may write."""
+    first, second = open_store(database_url), SqlRunStore(make_engine(database_url))
     run_id = new_run(first).run_id
     race(
         2,

@@ -12,29 +12,27 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
 from orchestrator.store import open_store, upgrade_database
-from orchestrator.store.sql import make_engine
+from orchestrator.store.address import make_engine
 from orchestrator.store.tables import Table
 from strategies.errors import SchemaVersionError, StoreError
 from tests.conftest import REPOSITORY
 from tests.contract.test_run_store import a_round
 
 
-def test_models_equal_migrations(tmp_path):
-    url = f"sqlite:///{tmp_path / 'a.db'}"
-    upgrade_database(url)
-    with make_engine(url).connect() as connection:
+def test_models_equal_migrations(database_url):
+    upgrade_database(database_url)
+    with make_engine(database_url).connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
 
 
-def test_upgrade_reports_both_versions(tmp_path):
-    url = f"sqlite:///{tmp_path / 'a.db'}"
-    assert upgrade_database(url) == (None, "0002")
-    assert upgrade_database(url) == ("0002", "0002")
+def test_upgrade_reports_both_versions(database_url):
+    assert upgrade_database(database_url) == (None, "0002")
+    assert upgrade_database(database_url) == ("0002", "0002")
 
 
-def test_a_database_of_the_first_schema_is_upgraded_with_its_runs(tmp_path):
+def test_a_database_of_the_first_schema_is_upgraded_with_its_runs(database_url):
     """A run scored before flips were counted has compared nothing, and goes on."""
-    url = f"sqlite:///{tmp_path / 'a.db'}"
+    url = database_url
     with make_engine(url).begin() as connection:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
@@ -58,9 +56,11 @@ MIGRATIONS = REPOSITORY / "orchestrator" / "store" / "migrations"
 OLD_RUN = (
     "INSERT INTO runs VALUES ('old', 'n', 'interrupted', 'r', '{}', 'd', '0', '{}', '[]', "
     "'2026-03-04 05:06:07', NULL, NULL, '{}', NULL, NULL, NULL)",
-    "INSERT INTO rounds VALUES (1, 'old', 0, -1, 0, 'evaluate', '2026-03-04 05:06:07', 'c', '{}', "
-    "'{}', '{}')",
-    "INSERT INTO scores VALUES (1, 1, 'c0', 0, 0, 4, 3, '1.0', 0)",
+    "INSERT INTO rounds (run_id, step_index, task_index, round_index, kind, committed_at, "
+    "checkpoint, seconds, metrics, truncation) "
+    "VALUES ('old', 0, -1, 0, 'evaluate', '2026-03-04 05:06:07', 'c', '{}', '{}', '{}')",
+    "INSERT INTO scores (round_id, client_id, after_task, task_index, num_examples, num_correct, "
+    "loss_sum, mid_task) VALUES (1, 'c0', 0, 0, 4, 3, '1.0', '0')",
 )
 
 
