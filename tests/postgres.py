@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,8 @@ from sqlalchemy import make_url
 
 PASSWORD = "s3cr3t+word"  # noqa: S105 - the server trusts everybody; it must never be shown
 _FAST = ("fsync=off", "full_page_writes=off")  # safe in a crash of the server, not of the machine
+# Ends the server with the signal it is told, or when the tests are gone and so can tell it none.
+_KEEPER = '"$@" & server=$!; read -r how || how=QUIT; kill -"$how" $server; wait $server'
 _DEBIAN = Path("/usr/lib/postgresql")
 
 
@@ -71,9 +72,11 @@ class Server:
     def start(self) -> None:
         """Come up; return once it answers."""
         settings = [word for each in _FAST for word in ("-c", each)]
+        arguments = ("-D", "data", "-k", str(self.folder), "-h", "", *settings)
         self.process = subprocess.Popen(
-            [_program("postgres"), "-D", "data", "-k", str(self.folder), "-h", "", *settings],
+            ["/bin/sh", "-c", _KEEPER, "keeper", _program("postgres"), *arguments],
             cwd=self.folder,
+            stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=(self.folder / "log").open("ab"),
             **_other_user(),
@@ -82,11 +85,11 @@ class Server:
 
     def stop(self) -> None:
         """End every connection and shut down in order."""
-        self._end(signal.SIGINT)
+        self._end("INT")
 
     def kill(self) -> None:
         """Crash: the next start recovers from the log."""
-        self._end(signal.SIGQUIT)
+        self._end("QUIT")
 
     def remove(self) -> None:
         """Stop, and leave nothing behind."""
@@ -140,6 +143,5 @@ class Server:
             else:
                 return
 
-    def _end(self, how: signal.Signals) -> None:
-        self.process.send_signal(how)
-        self.process.wait(60)
+    def _end(self, how: str) -> None:
+        self.process.communicate(f"{how}\n".encode(), timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from orchestrator.store.address import scrubbed, shown
 from strategies.errors import StoreUnreachableError
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 # SQLSTATE: serialization failure, deadlock, lock timeout, the server's shutting down (by order, by
 # crash), starting up, and its having no connection left.  Class 08 is the connection itself.
@@ -60,11 +62,13 @@ class Patience:
                 tries, waited = tries + 1, self.clock() - began
                 if not is_transient(error):
                     raise
+                reason = first_line(error, url)
                 if waited >= self.limit_seconds:
-                    reason = first_line(error, url)
                     raise StoreUnreachableError(
                         _gave_up(what, url, reason, waited, tries)
                     ) from None
+            if tries == 1:
+                log.warning("run database out of reach while %s, trying again: %s", what, reason)
             self.sleep(min(wait, self.limit_seconds - waited))
             wait = min(2 * wait, 2.0)
 

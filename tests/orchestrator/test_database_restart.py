@@ -51,7 +51,7 @@ def commit_through(store: RunStore, disturb: Callable[[int], None]) -> str:
     with ThreadPoolExecutor(1) as pool:
         committing = pool.submit(commit_all)
         for count in range(ROUNDS):
-            done.acquire(timeout=60)
+            assert done.acquire(timeout=60) or not committing.result(timeout=1)
             disturb(count)
         assert committing.result(timeout=60) == [True] * ROUNDS
     return run_id

@@ -6,7 +6,7 @@ import sqlite3
 from dataclasses import dataclass, field
 
 import pytest
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
 from orchestrator.store.address import parse_url
 from orchestrator.store.patience import Patience, is_transient
@@ -42,7 +42,7 @@ def lost() -> DBAPIError:
     return OperationalError("COMMIT", {}, SpokenError("57P01"))
 
 
-def test_a_passing_fault_is_waited_out_with_growing_pauses():
+def test_a_passing_fault_is_waited_out_with_growing_pauses(caplog):
     clock, faults = Clock(), [lost() for _ in range(7)]
 
     def attempt() -> str:
@@ -52,6 +52,9 @@ def test_a_passing_fault_is_waited_out_with_growing_pauses():
 
     assert clock.patience().insist("trying", URL, attempt) == "done"
     assert clock.naps == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0])
+    assert caplog.messages == [
+        "run database out of reach while trying, trying again: server closed the connection; ***"
+    ]
 
 
 def test_at_the_limit_the_error_says_what_where_how_long_and_what_to_do():
@@ -111,6 +114,11 @@ def test_what_will_not_pass_is_raised_at_once():
 )
 def test_faults_that_pass_are_told_by_their_sqlstate(state, passes):
     assert is_transient(OperationalError("x", {}, SpokenError(state))) is passes
+
+
+def test_a_connection_that_is_gone_is_no_fault_of_the_statement():
+    error = InterfaceError("x", {}, SpokenError("42P01"), connection_invalidated=True)
+    assert is_transient(error)
 
 
 @pytest.mark.parametrize(("name", "passes"), [("SQLITE_BUSY", True), ("SQLITE_CORRUPT", False)])
