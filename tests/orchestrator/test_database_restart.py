@@ -144,6 +144,7 @@ assert all(store.commit_round(run_id, a_round(run_id, step)) for step in range(2
 """
 
 
+@pytest.mark.slow
 def test_runs_of_several_processes_stand_side_by_side(url, tmp_path):
     """They meet on an empty database, so one of them makes its schema and three wait for that."""
     environment = os.environ | {
@@ -201,6 +202,7 @@ def test_a_run_whose_database_stayed_away_is_interrupted_and_resumes(database_ur
     assert steps == list(range(len(steps)))
 
 
+@pytest.mark.slow
 def test_a_run_outlives_restarts_and_learns_the_same(
     postgres_server, url, tmp_path, run_here, home
 ):
