@@ -13,6 +13,7 @@ from typing import Final, TypedDict
 import psutil
 
 from orchestrator.home import Home
+from orchestrator.store import shown_url
 from strategies.errors import PerennialError
 
 _MIN_FREE_BYTES: Final = 2 * 10**9
@@ -61,7 +62,7 @@ def _packages(home: Home) -> str:
 
 
 def _directory(home: Home) -> str:
-    home.store()
+    home.require_writable()
     return f"{home.folder} is writable"
 
 
@@ -85,7 +86,7 @@ def _memory(home: Home) -> str:
 def _database(home: Home) -> str:
     runs = home.store().list_runs(limit=1)
     newest = f"newest run {runs[0].run_id}" if runs else "no runs yet"
-    return f"schema is current, {newest}"
+    return f"{shown_url(home.database_url)} answers; schema is current, {newest}"
 
 
 def _loopback(home: Home) -> str:

@@ -23,7 +23,7 @@ from orchestrator.simulated import on_simulated_links
 from orchestrator.store.base import EventRecord, RoundRecord, RunStatus, RunStore
 from orchestrator.store.blobs import BlobStore
 from orchestrator.transport import Transport
-from strategies.errors import PerennialError, RunInterrupted
+from strategies.errors import PerennialError, RunInterrupted, StoreUnreachableError
 from strategies.types import GlobalState
 
 
@@ -51,7 +51,7 @@ class Engine:
         progress = Progress(self.run_id, self.store)
         try:
             self._loop(progress)
-        except RunInterrupted as stop:
+        except (RunInterrupted, StoreUnreachableError) as stop:
             return self._finish(progress, RunStatus.INTERRUPTED, str(stop))
         except PerennialError as error:
             return self._finish(progress, RunStatus.FAILED, str(error))

@@ -36,7 +36,7 @@ class Home:
 
         Raises: StoreError if the data directory cannot be written, SchemaVersionError.
         """
-        self._require_writable()
+        self.require_writable()
         return open_store(self.database_url)
 
     def blobs(self) -> BlobStore:
@@ -57,7 +57,11 @@ class Home:
         """Durable state of simulated clients."""
         return self.folder / "clients"
 
-    def _require_writable(self) -> None:
+    def require_writable(self) -> None:
+        """Make the data directory, and see that a file can be made in it.
+
+        Raises: StoreError.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / f".writable-{os.getpid()}"

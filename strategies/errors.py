@@ -17,6 +17,7 @@
         ├── RunNotFoundError
         ├── StaleRunStatusError     the run is not in the status the caller expected
         ├── SchemaVersionError      the database is older or newer than this program
+        ├── StoreUnreachableError   the database was away for longer than is waited
         └── BlobError               a checkpoint or tensor file is missing or damaged
 
 A *client's* fault is never an exception here: it is a ``ClientFailure`` value, counted and
@@ -107,6 +108,10 @@ class StaleRunStatusError(StoreError):
 
 class SchemaVersionError(StoreError):
     """The database is older or newer than this program."""
+
+
+class StoreUnreachableError(StoreError):
+    """The database was away for longer than is waited; a run that met it can be resumed."""
 
 
 class BlobError(StoreError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from orchestrator.config import RunConfig, parse_config
 from orchestrator.home import Home
 from orchestrator.launch import run_in_process
 from orchestrator.store.base import RunStatus
+from tests import postgres
 
 # Shared machines are slow at times; a deadline per example would test them, not us.
 settings.register_profile("perennial", deadline=None, derandomize=True)
@@ -111,3 +112,26 @@ def clinc150() -> Path:
     if not (folder / "data_full.json").is_file():
         pytest.skip("CLINC150 is not here; set PERENNIAL_CLINC150 to its folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    """A PostgreSQL server that this test process shares."""
+    pytest.importorskip("psycopg", reason="psycopg is not installed: perennial[postgres]")
+    if why := postgres.missing():
+        pytest.skip(why)
+    server = postgres.Server.make()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of an empty database, of every kind that can keep runs."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'runs.db'}"
+        return
+    server = request.getfixturevalue("postgres_server")
+    url = server.new_database()
+    yield url
+    server.drop(url)

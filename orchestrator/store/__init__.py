@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
 
+from orchestrator.store.address import make_engine, parse_url, shown
+from orchestrator.store.patience import first_line
 from orchestrator.store.schema import ensure_current, upgrade
-from orchestrator.store.sql import SqlRunStore, make_engine
+from orchestrator.store.sql import SqlRunStore
 from strategies.errors import StoreError
 
-__all__ = ["SqlRunStore", "open_store", "upgrade_database"]
+__all__ = ["SqlRunStore", "open_store", "shown_url", "upgrade_database"]
 
 
 @cache
@@ -21,12 +25,9 @@ def open_store(url: str) -> SqlRunStore:
 
     Raises: SchemaVersionError, or StoreError for a URL that leads nowhere.
     """
-    _make_parent(url)
-    try:
+    with _reaching(parse_url(url)):
         engine = make_engine(url)
         ensure_current(engine)
-    except (ArgumentError, NoSuchModuleError, DBAPIError, ImportError) as error:
-        raise StoreError(_unreachable(url, error)) from None
     return SqlRunStore(engine)
 
 
@@ -35,31 +36,37 @@ def upgrade_database(url: str) -> tuple[str | None, str]:
 
     Raises: SchemaVersionError, StoreError.
     """
+    with _reaching(parse_url(url)):
+        return upgrade(make_engine(url))
+
+
+def shown_url(url: str) -> str:
+    """``url`` as it may be printed: without passwords.
+
+    Raises: StoreError for text that is no URL.
+    """
+    return shown(parse_url(url))
+
+
+@contextmanager
+def _reaching(url: URL) -> Iterator[None]:
+    """Errors of ours for what goes wrong at first contact, which is not tried again."""
     _make_parent(url)
     try:
-        return upgrade(make_engine(url))
-    except (ArgumentError, NoSuchModuleError, DBAPIError, ImportError) as error:
-        raise StoreError(_unreachable(url, error)) from None
-
-
-def _make_parent(url: str) -> None:
-    try:
-        parsed = make_url(url)
-        if parsed.drivername.startswith("sqlite") and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    except ArgumentError as error:
-        raise StoreError(_unreachable(url, error)) from None
-    except OSError as error:
+        yield
+    except DBAPIError as error:
         raise StoreError(
-            f"the folder of {parsed.database} cannot be made ({error.strerror}); set "
-            "PERENNIAL_HOME or PERENNIAL_DATABASE to a place of yours"
+            f"run database {shown(url)} cannot be opened: {first_line(error, url)}; "
+            "check PERENNIAL_DATABASE and that its server runs"
         ) from None
 
 
-def _unreachable(url: str, error: Exception) -> str:
-    shown = url if "@" not in url else url.rpartition("@")[2]  # no passwords in messages
-    reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-    return (
-        f"run database {shown} cannot be opened: {reason}; check PERENNIAL_DATABASE "
-        "(an SQLAlchemy URL) and that its driver is installed"
-    )
+def _make_parent(url: URL) -> None:
+    try:
+        if url.get_backend_name() == "sqlite" and url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"the folder of {url.database} cannot be made ({error.strerror}); set "
+            "PERENNIAL_HOME or PERENNIAL_DATABASE to a place of yours"
+        ) from None

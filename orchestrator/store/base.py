@@ -2,7 +2,8 @@
 
 Rows become frozen records before they leave.  Times are aware and in UTC.  Any method may be called
 from several threads and processes.  NaN and infinities survive a round trip.  A call that is
-refused leaves the database as it was.
+refused leaves the database as it was.  A database that is away is waited for; whatever call was
+under way then takes effect once, or raises StoreUnreachableError at the end of the wait.
 """
 
 from __future__ import annotations

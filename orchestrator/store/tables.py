@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -29,6 +30,7 @@ from orchestrator.store.base import RunStatus
 
 _KINDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _MARK = "$float"
+_UNHOLDABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -48,6 +50,16 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class AnyText(TypeDecorator[str]):
+    """Text from anywhere: what not every database can hold (NUL, half a surrogate pair) is "�"."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else _UNHOLDABLE.sub("\N{REPLACEMENT CHARACTER}", value)
 
 
 class StrictJson(TypeDecorator[Any]):
@@ -127,9 +139,9 @@ class RunRow(Table):
     )
 
     run_id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    name: Mapped[str] = mapped_column(Text)
+    name: Mapped[str] = mapped_column(AnyText)
     status: Mapped[str] = mapped_column(String(16))
-    reason: Mapped[str] = mapped_column(Text)
+    reason: Mapped[str] = mapped_column(AnyText)
     config: Mapped[Mapping[str, Any]]
     config_digest: Mapped[str] = mapped_column(String(64))
     code_version: Mapped[str] = mapped_column(String(64))
@@ -141,7 +153,7 @@ class RunRow(Table):
     progress: Mapped[Mapping[str, Any]]
     lease_owner: Mapped[str | None] = mapped_column(String(64))
     lease_expires_at: Mapped[datetime | None]
-    adapter_path: Mapped[str | None] = mapped_column(Text)
+    adapter_path: Mapped[str | None] = mapped_column(AnyText)
 
 
 class EventRow(Table):
@@ -154,7 +166,7 @@ class EventRow(Table):
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id", ondelete="CASCADE"))
     at: Mapped[datetime]
     kind: Mapped[str] = mapped_column(String(40))
-    message: Mapped[str] = mapped_column(Text)
+    message: Mapped[str] = mapped_column(AnyText)
     data: Mapped[Mapping[str, Any]]
 
 
@@ -190,7 +202,7 @@ class ReplyRow(Table):
     client_id: Mapped[str] = mapped_column(String(80))
     status: Mapped[str] = mapped_column(String(16))
     failure_reason: Mapped[str | None] = mapped_column(String(40))
-    failure_detail: Mapped[str | None] = mapped_column(Text)
+    failure_detail: Mapped[str | None] = mapped_column(AnyText)
     num_examples: Mapped[int] = mapped_column(BigInteger)
     ranks: Mapped[Mapping[str, Any]]
     bytes_down: Mapped[int] = mapped_column(BigInteger)

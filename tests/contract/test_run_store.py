@@ -1,18 +1,19 @@
-"""What every run database promises (``orchestrator/store/base.py``), on real files."""
+"""What every run database promises (``orchestrator/store/base.py``), on files and real servers."""
 
 from __future__ import annotations
 
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.store import open_store
+from orchestrator.store import SqlRunStore, open_store
+from orchestrator.store.address import make_engine
 from orchestrator.store.base import (
     EventRecord,
     ReplyRecord,
@@ -25,11 +26,12 @@ from orchestrator.store.base import (
 from strategies.errors import RunNotFoundError, StaleRunStatusError
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+MINUTE = timedelta(seconds=60)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> RunStore:
-    return open_store(f"sqlite:///{tmp_path / 'runs.db'}")
+def store(database_url: str) -> RunStore:
+    return open_store(database_url)
 
 
 def new_run(store: RunStore, **changes: object) -> RunRecord:
@@ -303,12 +305,9 @@ def test_what_is_learnt_later_is_recorded(store):
     assert store.events(run_id)[-1].data == {"n": 1}
 
 
-def test_two_processes_may_open_one_database(tmp_path):
-    """Two engines on one file: what one writes the other reads, and both may write."""
-    from orchestrator.store.sql import SqlRunStore, make_engine
-
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
-    first, second = open_store(url), SqlRunStore(make_engine(url))
+def test_two_engines_may_open_one_database(database_url):
+    """What one writes the other reads, and both may write."""
+    first, second = open_store(database_url), SqlRunStore(make_engine(database_url))
     run_id = new_run(first).run_id
     race(
         2,
@@ -316,3 +315,74 @@ def test_two_processes_may_open_one_database(tmp_path):
         lambda: [second.append_event(run_id, "b", str(i)) for i in range(20)],
     )
     assert len(second.events(run_id)) == 41
+
+
+def test_events_of_one_commit_keep_their_order(store):
+    run_id = new_run(store).run_id
+    several = tuple(EventRecord(at=NOW, kind="note", message=str(i)) for i in range(40))
+    store.commit_round(run_id, a_round(run_id, events=several))
+    assert store.events(run_id)[1:] == list(several)
+
+
+def test_replies_and_scores_keep_their_order(store):
+    run_id = new_run(store).run_id
+    clients = [f"c{i % 7}{i}" for i in range(1200)]
+    replies = tuple(a_reply(run_id, 0, client) for client in clients)
+    scores = tuple(score_of(client, 0, 0, 1, 2) for client in clients)
+    store.commit_round(run_id, a_round(run_id, replies=replies, scores=scores))
+    (found,) = store.rounds(run_id)
+    assert [reply.client_id for reply in found.replies] == clients
+    assert found.scores == scores
+
+
+def test_what_a_client_says_is_kept_as_far_as_every_database_can_hold_it(store):
+    """A byte that PostgreSQL's text cannot hold must not cost the whole round."""
+    run_id = new_run(store, name="n\x00").run_id
+    said = "torch said \x00 and half a \ud83d pair, ž 🌱"
+    failed = a_reply(run_id, 0, "c0", status="failed", failure_detail=said)
+    event = EventRecord(at=NOW, kind="client-failed", message=said, data={"said\x00": said})
+    assert store.commit_round(run_id, a_round(run_id, replies=(failed,), events=(event,)))
+    kept = "torch said � and half a � pair, ž 🌱"
+    assert store.rounds(run_id)[0].replies[0].failure_detail == kept
+    assert store.events(run_id)[-1].message == kept
+    assert store.events(run_id)[-1].data == {"said\x00": said}
+    assert store.get_run(run_id).name == "n�"
+
+
+def test_large_json_and_extreme_numbers_survive(store):
+    config = {
+        "words": ["ž" * 1000] * 2000,
+        "floats": [5e-324, -0.0, 1.7976931348623157e308, math.inf, -math.inf],
+        "integers": [2**63, -(10**40)],
+        "flags": [True, False, None],
+        "order": {"b": 1, "a": 2},
+    }
+    found = store.get_run(new_run(store, config=config).run_id).config
+    assert repr(found) == repr(config)
+
+
+def test_flags_and_losses_keep_their_kind(store):
+    run_id = new_run(store).run_id
+    scores = tuple(
+        replace(score_of("c0", 0, 0, 1, 2), mid_task=mid, loss_sum=loss)
+        for mid, loss in ((True, math.nan), (False, 1e-300), (True, -math.inf))
+    )
+    store.commit_round(run_id, a_round(run_id, scores=scores))
+    assert repr(store.rounds(run_id)[0].scores) == repr(scores)
+
+
+def test_an_expired_lease_has_one_new_holder(database_url):
+    """Two orchestrators, each with its own connections, take over from a third that is gone."""
+    stores = [open_store(database_url), SqlRunStore(make_engine(database_url))]
+    for _ in range(10):
+        run_id = new_run(stores[0]).run_id
+        stores[0].renew_lease(run_id, "gone", timedelta(seconds=-1))
+        won = race(
+            2,
+            *[
+                lambda i=i, run_id=run_id: stores[i].renew_lease(run_id, f"new-{i}", MINUTE)
+                for i in range(2)
+            ],
+        )
+        assert sorted(won) == [False, True]
+        assert stores[0].get_run(run_id).lease_owner == f"new-{won.index(True)}"

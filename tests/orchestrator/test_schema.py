@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,31 +14,32 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from typer.testing import CliRunner
 
-from orchestrator.store import open_store, upgrade_database
-from orchestrator.store.sql import make_engine
+from orchestrator.cli.app import app
+from orchestrator.store import open_store, schema, upgrade_database
+from orchestrator.store.address import make_engine
 from orchestrator.store.tables import Table
 from strategies.errors import SchemaVersionError, StoreError
 from tests.conftest import REPOSITORY
 from tests.contract.test_run_store import a_round
+from tests.postgres import PASSWORD
 
 
-def test_models_equal_migrations(tmp_path):
-    url = f"sqlite:///{tmp_path / 'a.db'}"
-    upgrade_database(url)
-    with make_engine(url).connect() as connection:
+def test_models_equal_migrations(database_url):
+    upgrade_database(database_url)
+    with make_engine(database_url).connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
 
 
-def test_upgrade_reports_both_versions(tmp_path):
-    url = f"sqlite:///{tmp_path / 'a.db'}"
-    assert upgrade_database(url) == (None, "0002")
-    assert upgrade_database(url) == ("0002", "0002")
+def test_upgrade_reports_both_versions(database_url):
+    assert upgrade_database(database_url) == (None, "0002")
+    assert upgrade_database(database_url) == ("0002", "0002")
 
 
-def test_a_database_of_the_first_schema_is_upgraded_with_its_runs(tmp_path):
+def test_a_database_of_the_first_schema_is_upgraded_with_its_runs(database_url):
     """A run scored before flips were counted has compared nothing, and goes on."""
-    url = f"sqlite:///{tmp_path / 'a.db'}"
+    url = database_url
     with make_engine(url).begin() as connection:
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
@@ -58,10 +63,58 @@ MIGRATIONS = REPOSITORY / "orchestrator" / "store" / "migrations"
 OLD_RUN = (
     "INSERT INTO runs VALUES ('old', 'n', 'interrupted', 'r', '{}', 'd', '0', '{}', '[]', "
     "'2026-03-04 05:06:07', NULL, NULL, '{}', NULL, NULL, NULL)",
-    "INSERT INTO rounds VALUES (1, 'old', 0, -1, 0, 'evaluate', '2026-03-04 05:06:07', 'c', '{}', "
-    "'{}', '{}')",
-    "INSERT INTO scores VALUES (1, 1, 'c0', 0, 0, 4, 3, '1.0', 0)",
+    "INSERT INTO rounds (run_id, step_index, task_index, round_index, kind, committed_at, "
+    "checkpoint, seconds, metrics, truncation) "
+    "VALUES ('old', 0, -1, 0, 'evaluate', '2026-03-04 05:06:07', 'c', '{}', '{}', '{}')",
+    "INSERT INTO scores (round_id, client_id, after_task, task_index, num_examples, num_correct, "
+    "loss_sum, mid_task) VALUES (1, 'c0', 0, 0, 4, 3, '1.0', '0')",
 )
+
+
+def test_many_who_start_at_once_make_one_schema(database_url):
+    """Each with its own connections, as processes have them."""
+    number = 6
+    together = threading.Barrier(number)
+
+    def upgrade(_: int) -> tuple[str | None, str]:
+        together.wait()
+        return upgrade_database(database_url)
+
+    with ThreadPoolExecutor(number) as pool:
+        versions = list(pool.map(upgrade, range(number)))
+    assert sorted(versions, key=repr) == [("0002", "0002")] * (number - 1) + [(None, "0002")]
+
+
+def test_who_opens_a_database_that_is_being_made_waits_for_it(postgres_server):
+    url = postgres_server.new_database()
+    holder = make_engine(url)
+    with ThreadPoolExecutor(1) as pool:
+        with schema._alone(holder) as connection:
+            connection.exec_driver_sql("CREATE TABLE half_made (x INTEGER)")
+            opening = pool.submit(open_store, url)
+            with pytest.raises(TimeoutError):
+                opening.result(timeout=0.5)
+            connection.exec_driver_sql("DROP TABLE half_made")
+        assert opening.result(timeout=30).list_runs() == []
+    postgres_server.drop(url)
+
+
+def test_db_upgrade_and_doctor_name_the_database_without_its_password(
+    postgres_server, tmp_path, monkeypatch
+):
+    url = postgres_server.new_database()
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path))
+    monkeypatch.setenv("PERENNIAL_DATABASE", url)
+    run = CliRunner()
+    first, second = run.invoke(app, ["db", "upgrade"]), run.invoke(app, ["db", "upgrade"])
+    assert (first.exit_code, first.output) == (0, "upgraded from nothing to 0002\n")
+    assert second.output == "already at 0002\n"
+    said = run.invoke(app, ["doctor", "--format", "json"]).output
+    (found,) = [c for c in json.loads(said)["checks"] if c["check"] == "run database"]
+    assert found["ok"]
+    assert re.search(r"postgresql\+psycopg://perennial:\*\*\*@/db\d+.* answers", found["detail"])
+    assert PASSWORD not in said
+    postgres_server.drop(url)
 
 
 def set_version(path: Path, version: str) -> None:

@@ -1,0 +1,126 @@
+"""Between the rows of the tables and the frozen records that leave the store."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from orchestrator.store.base import (
+    EventRecord,
+    ReplyRecord,
+    RoundRecord,
+    RunRecord,
+    RunStatus,
+    ScoreRecord,
+)
+from orchestrator.store.tables import EventRow, ReplyRow, RoundRow, RunRow, ScoreRow
+
+Record = TypeVar("Record", EventRecord, ReplyRecord, ScoreRecord)
+
+ROUND_COLUMNS = [
+    name for name in RoundRecord.__dataclass_fields__ if name not in ("replies", "scores", "events")
+]
+
+
+def columns(record: RoundRecord | EventRecord) -> dict[str, Any]:
+    """The values of a record's own row."""
+    names = ROUND_COLUMNS if isinstance(record, RoundRecord) else EventRecord.__dataclass_fields__
+    return {name: getattr(record, name) for name in names}
+
+
+def insert_all(
+    session: Session,
+    table: type[ReplyRow] | type[ScoreRow],
+    round_id: int,
+    records: Sequence[ReplyRecord] | Sequence[ScoreRecord],
+) -> None:
+    """All rows of a round's replies or scores, in their order."""
+    rows = [{"round_id": round_id, **asdict(record)} for record in records]
+    if rows:
+        session.execute(insert(table), rows)
+
+
+def grouped(
+    session: Session, table: Any, run_id: str, record: type[Record]
+) -> defaultdict[int, list[Record]]:
+    """All rows of a run in one query, by round."""
+    query = (
+        select(table)
+        .join(RoundRow, RoundRow.round_id == table.round_id)
+        .where(RoundRow.run_id == run_id)
+        .order_by(*table.__table__.primary_key.columns)
+    )
+    found = defaultdict[int, list[Record]](list)
+    for row in session.scalars(query):
+        found[row.round_id].append(record_of(record, row))
+    return found
+
+
+def record_of(kind: type[Record], row: Any) -> Record:
+    """The record of a row whose columns are called as its fields."""
+    return kind(**{name: getattr(row, name) for name in kind.__dataclass_fields__})
+
+
+def run_record(row: RunRow, checkpoints: Sequence[str]) -> RunRecord:
+    """The record of a run; ``checkpoints`` newest first, as far as wanted."""
+    values = {
+        name: getattr(row, name) for name in RunRecord.__dataclass_fields__ if name != "checkpoint"
+    }
+    values |= {"status": RunStatus(row.status), "task_names": tuple(row.task_names)}
+    return RunRecord(**values, checkpoint=next(iter(checkpoints), None))
+
+
+def checkpoints_of(session: Session, run_id: str, limit: int | None = None) -> Sequence[str]:
+    """Digests of a run's committed states, newest first."""
+    query = select(RoundRow.checkpoint).where(RoundRow.run_id == run_id)
+    return session.scalars(query.order_by(RoundRow.step_index.desc()).limit(limit)).all()
+
+
+def newest_checkpoints(session: Session, run_ids: Sequence[str]) -> dict[str, tuple[str]]:
+    """By run, the digest of its newest committed state; nothing for a run without one."""
+    query = (
+        select(RoundRow.run_id, RoundRow.checkpoint)
+        .where(RoundRow.run_id.in_(run_ids))
+        .order_by(RoundRow.step_index)
+    )
+    return {run_id: (checkpoint,) for run_id, checkpoint in session.execute(query)}
+
+
+def log(session: Session, run_id: str, event: EventRecord) -> None:
+    """Add to the run's history."""
+    session.add(EventRow(run_id=run_id, **columns(event)))
+
+
+def is_logged(session: Session, run_id: str, event: EventRecord) -> bool:
+    """Whether the run's history has this very event; its time tells it from all others."""
+    query = select(EventRow.event_id).where(
+        EventRow.run_id == run_id,
+        EventRow.at == event.at,
+        EventRow.kind == event.kind,
+        EventRow.message == event.message,
+    )
+    return session.scalar(query) is not None
+
+
+def is_committed(session: Session, run_id: str, record: RoundRecord) -> bool:
+    """Whether this very step is there, and not another orchestrator's: same state, same time."""
+    query = select(RoundRow.round_id).where(
+        RoundRow.run_id == run_id,
+        RoundRow.step_index == record.step_index,
+        RoundRow.checkpoint == record.checkpoint,
+        RoundRow.committed_at == record.committed_at,
+    )
+    return session.scalar(query) is not None
+
+
+def has_step(session: Session, run_id: str, step_index: int) -> bool:
+    """Whether anybody has committed that step."""
+    query = select(RoundRow.round_id).where(
+        RoundRow.run_id == run_id, RoundRow.step_index == step_index
+    )
+    return session.scalar(query) is not None
