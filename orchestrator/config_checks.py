@@ -190,6 +190,9 @@ def _check_together(config: RunConfig) -> list[Fault]:
     if config.cohort_size() > federation.clients:
         expected = f"at most federation.clients = {federation.clients}"
         faults.append(Fault("federation.cohort", str(federation.cohort), expected))
+    if (federation.min_clients or 1) > federation.clients:
+        expected = f"at most federation.clients = {federation.clients}"
+        faults.append(Fault("federation.min_clients", str(federation.min_clients), expected))
     if federation.min_replies > config.cohort_size():
         expected = f"at most the cohort of {config.cohort_size()}"
         faults.append(Fault("federation.min_replies", str(federation.min_replies), expected))

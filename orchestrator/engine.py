@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from orchestrator.checkpoint import restore, save_state
@@ -17,10 +16,12 @@ from orchestrator.planner import plan_step
 from orchestrator.plans import Plan
 from orchestrator.progress import Progress
 from orchestrator.publish import Publisher
-from orchestrator.rounds import Outcome, close_step
+from orchestrator.records import round_record
+from orchestrator.roll import Roll
+from orchestrator.rounds import Outcome, TooFewRepliesError, close_step
 from orchestrator.schedule import schedule
 from orchestrator.simulated import on_simulated_links
-from orchestrator.store.base import EventRecord, RoundRecord, RunStatus, RunStore
+from orchestrator.store.base import RunStatus, RunStore
 from orchestrator.store.blobs import BlobStore
 from orchestrator.transport import Transport
 from strategies.errors import PerennialError, RunInterrupted
@@ -75,15 +76,41 @@ class Engine:
         release = gate.catch_up(state)
         fleet = Fleet.of(self.store.rounds(self.run_id)[: state.step_index])
         state = opened(state, self.config, federation)
-        while plan := plan_step(
-            self.run_id, self.config, federation, state, fleet, release=release
-        ):
+        roll = Roll(
+            run_id=self.run_id,
+            config=self.config,
+            transport=self.transport,
+            store=self.store,
+            federation=federation,
+        )
+        while plan := self._planned(roll, state, fleet, release, progress):
             progress.planned(plan)
-            state = self._exchange(gate.publisher, state, plan, fleet, progress)
+            try:
+                state = self._exchange(gate.publisher, state, plan, fleet, progress)
+            except TooFewRepliesError as short:
+                roll.retried(plan, short)
+                fleet.failed(short.simulated_seconds)
+                continue
             if plan.step.kind == "evaluate":
                 progress.measured(self.store.rounds(self.run_id))
                 release = gate.settle(state)
                 state = opened(state, self.config, federation)
+
+        roll.hear()
+
+    def _planned(
+        self,
+        roll: Roll,
+        state: GlobalState,
+        fleet: Fleet,
+        release: int | None,
+        progress: Progress,
+    ) -> Plan | None:
+        """The next step for those who are there now; None after the last, where nobody need be."""
+        if state.step_index >= progress.num_steps:
+            return None
+        federation = roll.called(progress.waiting)
+        return plan_step(self.run_id, self.config, federation, state, fleet, release=release)
 
     def _gate(self, federation: Federation) -> Gate:
         return Gate(
@@ -125,7 +152,7 @@ class Engine:
             timeout_seconds=_patience(self.config, plan),
             on_wait=progress.waiting,
         )
-        replies = on_simulated_links(replies, plan, self.config, federation, fleet.now)
+        replies = on_simulated_links(replies, plan, self.config, fleet.now + fleet.lost_seconds)
         outcome = close_step(state, plan, replies, config=self.config, federation=federation)
         exchanged = time.monotonic() - start
         checkpoint = save_state(outcome.state, self.blobs)
@@ -135,9 +162,9 @@ class Engine:
             "checkpoint": time.monotonic() - start - exchanged,
         }
         if self.config.links:
-            seconds["simulated"] = outcome.simulated_seconds
+            seconds["simulated"] = fleet.lost_seconds + outcome.simulated_seconds
         outcome = self._inspected(publisher, plan, outcome, seconds)
-        record = _record(plan, outcome, checkpoint, seconds)
+        record = round_record(plan, outcome, checkpoint, seconds)
         if not self.store.commit_round(self.run_id, record):
             raise RunInterrupted(f"another orchestrator committed step {plan.step_index} first")
         fleet.observe(record)
@@ -170,35 +197,3 @@ def _patience(config: RunConfig, plan: Plan) -> float:
     if deadline is None or config.links or plan.step.kind not in ("train", "replay"):
         return limit
     return min(limit, deadline)
-
-
-def _record(
-    plan: Plan, outcome: Outcome, checkpoint: str, seconds: dict[str, float]
-) -> RoundRecord:
-    step, now = plan.step, datetime.now(UTC)
-    notes = [EventRecord(at=now, kind="planned", message=note) for note in plan.notes]
-    failures = [
-        EventRecord(
-            at=now,
-            kind="client-failed",
-            message=f"{reply.client_id}: {reply.failure_reason}: {reply.failure_detail}",
-            data={"client_id": reply.client_id, "step_index": plan.step_index},
-        )
-        for reply in outcome.replies
-        if reply.status == "failed"
-    ]
-    return RoundRecord(
-        step_index=plan.step_index,
-        task_index=step.task_index,
-        round_index=step.round_index,
-        kind=step.kind,
-        committed_at=now,
-        checkpoint=checkpoint,
-        seconds=seconds,
-        metrics=outcome.metrics,
-        truncation={str(name): error for name, error in outcome.truncation.items()},
-        drift={str(name): moved for name, moved in outcome.drift.items()},
-        replies=outcome.replies,
-        scores=outcome.scores,
-        events=(*notes, *failures),
-    )

@@ -52,6 +52,15 @@ class Outcome:
     drift: Mapping[GroupName, float] = field(default_factory=dict)
 
 
+class TooFewRepliesError(RoundFailedError):
+    """A step that cannot be closed, with the records of the replies it got."""
+
+    def __init__(self, why: str, ledger: _Ledger) -> None:
+        self.replies = tuple(ledger.replies)
+        self.simulated_seconds = ledger.simulated_seconds
+        super().__init__(why)
+
+
 def close_step(
     state: GlobalState,
     plan: Plan,
@@ -64,7 +73,7 @@ def close_step(
 
     Reads ``replies`` once and keeps no update.  One BLAS thread, so that the sum of bits does not
     depend on the machine's cores.
-    Raises: RoundFailedError, with every client's reason, below ``min_replies`` usable ones.
+    Raises: TooFewRepliesError, with every client's reason, below ``min_replies`` usable ones.
     """
     merger = config.merger()
     ledger = _Ledger(
@@ -86,7 +95,7 @@ def close_step(
         )
         needed = config.federation.min_replies if step.kind == "train" else 1
         if ledger.usable < min(needed, len(plan.orders)) or not (plan.orders or plan.idle):
-            raise RoundFailedError(_why(plan, ledger, needed))
+            raise TooFewRepliesError(_why(plan, ledger, needed), ledger)
         after = learnt(state, plan, aggregated, ledger.observations, config)
         if ledger.sums:
             after = ledger.sums.solved(after)

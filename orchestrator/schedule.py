@@ -22,7 +22,8 @@ class Step:
     before.  A probe asks ``question`` before the training step that follows it, or after a task's
     last, for the merger.  A replay step trains on memories, the ``repeat``-th time after the
     training round it belongs to.  A head step sums examples of the tasks seen and solves the head
-    from them.  ``closes``: the task ends with this step.
+    from them.  ``closes``: the task ends with this step.  ``attempt`` counts
+    how often it was begun before and got too few replies.
     """
 
     kind: RoundKind
@@ -36,12 +37,19 @@ class Step:
     met: Mapping[ClientId, tuple[int, ...]] = field(default_factory=dict)
     repeat: int = 0
     closes: bool = False
+    attempt: int = 0
 
     @property
     def path(self) -> tuple[str | int, ...]:
         """What tells this step's random streams from those of others."""
         place = (self.task_index, self.round_index)
-        return place if self.kind != "replay" else ("replay", *place, self.repeat)
+        path = place if self.kind != "replay" else ("replay", *place, self.repeat)
+        return (*path, "attempt", self.attempt) if self.attempt else path
+
+    @property
+    def suffix(self) -> str:
+        """What tells the assignments of this attempt from those of the first."""
+        return f"/attempt-{self.attempt}" if self.attempt else ""
 
     def tasks_of(self, client: ClientId) -> tuple[int, ...]:
         """What ``client`` trains on; nothing where no task has come to it, or all have."""

@@ -27,7 +27,8 @@ def main(grid: Grid, context: Context) -> None:
     settings: Mapping[str, ConfigScalar] = context.run_config
     run_id = str(settings.get("run-id") or "") or submit(_config(settings), home)
     config = parse_config(home.store().get_run(run_id).config, source=f"run {run_id}")
-    transport = FlowerTransport(grid, config.federation.clients)
+    federation = config.federation
+    transport = FlowerTransport(grid, federation.clients, federation.min_clients)
     if conduct(run_id, config, transport, home) is RunStatus.FAILED:
         raise RoundFailedError(home.store().get_run(run_id).reason)
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from orchestrator.config import RunConfig
-from orchestrator.federation import Federation
 from orchestrator.links import Journey
 from orchestrator.plans import Order, Plan
 from strategies.cost import CostModel
-from strategies.types import Reply, Update
+from strategies.types import Reply, Update, client_ids
 
 
 def on_simulated_links(
     replies: Iterable[Reply],
     plan: Plan,
     config: RunConfig,
-    federation: Federation,
     now: float,
 ) -> Iterator[Reply]:
     """``replies`` clocked from the simulated second ``now`` on; as they are if links are real.
@@ -27,7 +25,8 @@ def on_simulated_links(
     if config.links is None:
         yield from replies
         return
-    places = {client.client_id: index for index, client in enumerate(federation.clients)}
+    # By number and not by who is there, so that a client keeps its line whoever comes and goes.
+    places = {c: index for index, c in enumerate(client_ids(config.federation.clients))}
     training = plan.step.kind in ("train", "replay")
     for order, reply in zip(plan.orders, replies, strict=True):
         journey = Journey(

@@ -113,7 +113,9 @@ class Situation:
             what = "the task they meet" if step.own else f"task {step.task_index}"
             notes.append(f"no training examples of {what}: {', '.join(without)}")
         if len(able) < size:
-            notes.append(f"cohort of {len(able)} instead of {size}: no more clients hold examples")
+            notes.append(
+                f"cohort of {len(able)} instead of {size}: no more clients here hold examples"
+            )
         rng = rng_for(self.config.seed, "cohort", *step.path)
         drawn = np.sort(rng.permutation(len(able))[:size])
         return tuple(able[index] for index in drawn), tuple(notes)
@@ -128,7 +130,7 @@ class Situation:
         if not self.step.own:
             return self.step.seen
         come = {c: {*self.step.tasks_of(c), *self.step.met_by(c)} for c in self.step.own}
-        clients = self.federation.clients
+        clients = (*self.federation.clients, *self.federation.absent)
         return tuple(
             task
             for task in self.step.seen
@@ -184,7 +186,7 @@ class Situation:
         parcel = sender.parcel(client, plans, kept, left_out)
         step, index, specs = self.step, self.state.step_index, self.federation.groups()
         assignment = Assignment(
-            assignment_id=f"{self.run_id}/{index:05d}/{client}",
+            assignment_id=f"{self.run_id}/{index:05d}/{client}{step.suffix}",
             run_id=self.run_id,
             client_id=client,
             step_index=index,
