@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator.carrier import Carrier
 from orchestrator.checkpoint import restore, save_state
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation, initial_state
@@ -18,9 +19,8 @@ from orchestrator.progress import Progress
 from orchestrator.publish import Publisher
 from orchestrator.records import round_record
 from orchestrator.roll import Roll
-from orchestrator.rounds import Outcome, TooFewRepliesError, close_step
+from orchestrator.rounds import Outcome, TooFewRepliesError
 from orchestrator.schedule import schedule
-from orchestrator.simulated import on_simulated_links
 from orchestrator.store.base import RunStatus, RunStore
 from orchestrator.store.blobs import BlobStore
 from orchestrator.transport import Transport
@@ -41,6 +41,10 @@ class Engine:
     store: RunStore
     blobs: BlobStore
     folder: Path
+
+    @property
+    def _carrier(self) -> Carrier:
+        return Carrier(config=self.config, transport=self.transport)
 
     def execute(self) -> RunStatus:
         """Run to the end; the status returned and the reason on record say how it ended.
@@ -86,7 +90,9 @@ class Engine:
         while plan := self._planned(roll, state, fleet, release, progress):
             progress.planned(plan)
             try:
-                state = self._exchange(gate.publisher, state, plan, fleet, progress)
+                state = self._exchange(
+                    gate.publisher, roll.federation, state, plan, fleet, progress
+                )
             except TooFewRepliesError as short:
                 roll.retried(plan, short)
                 fleet.failed(short.simulated_seconds)
@@ -110,6 +116,7 @@ class Engine:
         if state.step_index >= progress.num_steps:
             return None
         federation = roll.called(progress.waiting)
+        fleet.busy = self._carrier.busy(state)
         return plan_step(self.run_id, self.config, federation, state, fleet, release=release)
 
     def _gate(self, federation: Federation) -> Gate:
@@ -140,20 +147,16 @@ class Engine:
     def _exchange(
         self,
         publisher: Publisher,
+        federation: Federation,
         state: GlobalState,
         plan: Plan,
         fleet: Fleet,
         progress: Progress,
     ) -> GlobalState:
         """One step, from the first message to the commit; the state after it."""
-        start, federation = time.monotonic(), publisher.federation
-        replies = self.transport.exchange(
-            plan.orders,
-            timeout_seconds=_patience(self.config, plan),
-            on_wait=progress.waiting,
-        )
-        replies = on_simulated_links(replies, plan, self.config, fleet.now + fleet.lost_seconds)
-        outcome = close_step(state, plan, replies, config=self.config, federation=federation)
+        start = time.monotonic()
+        carried = self._carrier.carried(state, plan, fleet, federation, progress.waiting)
+        plan, outcome = carried.plan, carried.closed(state, self.config, federation)
         exchanged = time.monotonic() - start
         checkpoint = save_state(outcome.state, self.blobs)
         seconds = {
@@ -189,11 +192,3 @@ class Engine:
         alive = (RunStatus.RUNNING, RunStatus.STOPPING)
         self.store.transition(self.run_id, status, expected=alive, reason=reason)
         return status
-
-
-def _patience(config: RunConfig, plan: Plan) -> float:
-    """Seconds to wait for replies: on real links nobody is waited for past the deadline."""
-    limit, deadline = config.federation.round_timeout_seconds, config.federation.deadline_seconds
-    if deadline is None or config.links or plan.step.kind not in ("train", "replay"):
-        return limit
-    return min(limit, deadline)

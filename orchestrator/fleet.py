@@ -91,7 +91,7 @@ class Fleet:
 
     ``now`` is that clock after the last committed step.  ``attempt`` counts how often the coming
     step was begun and got too few replies, which took ``lost_seconds`` of it; a resumed run begins
-    such a step with its first attempt.
+    such a step with its first attempt.  ``busy`` clients are at work for an earlier step.
     """
 
     links: dict[str, LinkEstimate] = field(default_factory=dict)
@@ -99,6 +99,7 @@ class Fleet:
     now: float = 0.0
     attempt: int = 0
     lost_seconds: float = 0.0
+    busy: frozenset[ClientId] = frozenset()
 
     @classmethod
     def of(cls, rounds: Iterable[RoundRecord]) -> Fleet:

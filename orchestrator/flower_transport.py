@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,19 +13,18 @@ from flwr.app import MessageType
 from flwr.serverapp import Grid
 
 from orchestrator.attendance import Changes, LateReply
+from orchestrator.buffer import Pair
 from orchestrator.federation import Federation, agree
+from orchestrator.flower_flights import LIFETIME, POLL_SECONDS, Flights, gone, reply_of
 from orchestrator.flower_nodes import Nodes
 from orchestrator.flower_post import Post
 from orchestrator.plans import Order
 from orchestrator.spool import Refusal, Spool
-from orchestrator.transport import OnWait, failure, late, to_reply
+from orchestrator.transport import OnWait, late
 from strategies.errors import TransportError
-from strategies.types import ClientId, FailureReason, GroupName, Reply, Tensors
+from strategies.types import ClientId, GroupName, Reply, Tensors
 from strategies.wire import decode_profile, encode_assignment, encode_recipe
 
-POLL_SECONDS: Final = 0.05
-# An order lives for so many times the wait for its reply: so long are late ones heard of.
-_LIFETIME: Final = 2.0
 # So many clients are asked for the base values before giving up.
 _ASKED_FOR_VALUES: Final = 3
 
@@ -49,10 +48,12 @@ class FlowerTransport:
     look_seconds: float = 2.0
     _post: Post = field(init=False)
     _nodes: Nodes = field(init=False)
+    _flights: Flights = field(init=False)
 
     def __post_init__(self) -> None:
         self._post = Post(self.grid)
         self._nodes = Nodes(self._post)
+        self._flights = Flights(post=self._post, nodes=self._nodes, look_seconds=self.look_seconds)
 
     def federation(self, recipe: str, *, timeout_seconds: float, on_wait: OnWait) -> Federation:
         self._nodes.request = encode_recipe(recipe, ())
@@ -81,6 +82,23 @@ class FlowerTransport:
 
     def late_replies(self) -> tuple[LateReply, ...]:
         return self._post.late()
+
+    def busy(self) -> frozenset[ClientId]:
+        return self._flights.busy()
+
+    def flush(
+        self,
+        orders: Sequence[Order],
+        *,
+        enough: Callable[[Sequence[Pair]], bool],
+        timeout_seconds: float,
+        on_wait: OnWait,
+    ) -> list[Pair]:
+        self._flights.launch(orders, timeout_seconds)
+        return self._flights.landed(enough, timeout_seconds, on_wait)
+
+    def drop(self) -> list[Pair]:
+        return self._flights.drop()
 
     def base_values(
         self, recipe: str, groups: Sequence[GroupName], *, timeout_seconds: float
@@ -113,7 +131,7 @@ class FlowerTransport:
                 for letter, answer in self._answers(sent, start + timeout_seconds, on_wait):
                     spool.put(index_of[sent[letter][0]], answer, time.monotonic() - start)
                     while (ready := spool.take(following)) is not None:
-                        yield _reply(orders[following], sizes[following], *ready)
+                        yield reply_of(orders[following], sizes[following], *ready)
                         following += 1
             finally:
                 self._post.close(sent)
@@ -122,7 +140,7 @@ class FlowerTransport:
                 yield (
                     late(orders[index], sizes[index], timeout_seconds)
                     if ready is None
-                    else _reply(orders[index], sizes[index], *ready)
+                    else reply_of(orders[index], sizes[index], *ready)
                 )
 
     def _send_all(
@@ -131,7 +149,7 @@ class FlowerTransport:
         """Send every order that has a node; the letters, and the size of every message."""
         sent, sizes = _Sent(), list[int]()
         for index, order in enumerate(orders):
-            client, lifetime = order.assignment.client_id, _LIFETIME * timeout_seconds
+            client, lifetime = order.assignment.client_id, LIFETIME * timeout_seconds
             node, letter = self._nodes.homes.get(client), None
             message = encode_assignment(order.assignment, order.tensors)
             sizes.append(len(message))
@@ -142,18 +160,16 @@ class FlowerTransport:
             if node is not None and letter is not None:
                 sent[letter] = (client, node)
             else:
-                spool.put(index, _gone("was gone before it could be asked"), 0.0)
+                spool.put(index, gone("was gone before it could be asked"), 0.0)
         return sent, sizes
 
     def _answers(
         self, sent: _Sent, deadline: float, on_wait: OnWait
     ) -> Iterator[tuple[str, bytes | Refusal]]:
-        """Answers as they arrive, until the deadline; who is gone is given up at once."""
+        """Answers as they arrive, all that had come in by the deadline; who is gone is given up."""
         pending, looked = dict(sent), time.monotonic()
         while pending:
-            in_time = (
-                time.monotonic() < deadline
-            )  # what had come in by then is fetched all the same
+            in_time = time.monotonic() < deadline
             for letter, answer in self._post.fetch(pending):
                 del pending[letter]
                 yield letter, answer
@@ -164,20 +180,9 @@ class FlowerTransport:
             self._post.close(lost)
             for letter in lost:
                 del pending[letter]
-                yield letter, _gone("left, or came back on another node, before it had answered")
+                yield letter, gone("left, or came back on another node, before it had answered")
             on_wait(len(sent) - len(pending))
             if not in_time:
                 return
             if pending:
                 time.sleep(POLL_SECONDS)
-
-
-def _gone(detail: str) -> Refusal:
-    return Refusal(reason=FailureReason.UNREACHABLE, detail=detail)
-
-
-def _reply(order: Order, bytes_down: int, answer: bytes | Refusal, seconds: float) -> Reply:
-    if isinstance(answer, Refusal):
-        fault = failure(order, answer.reason, answer.detail)
-        return to_reply(order, bytes_down, fault, seconds)
-    return to_reply(order, bytes_down, answer, seconds)

@@ -10,6 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from orchestrator.books import mean_drift, observation, predicted, reply_record
+from orchestrator.buffer import is_buffered, staleness_of, weight_of
 from orchestrator.config import RunConfig
 from orchestrator.examine import examined
 from orchestrator.federation import Federation
@@ -83,6 +84,7 @@ def close_step(
         chain=config.compressors(),
         receipts=Receipts(dict(state.holdings)),
         sums=HeadSums.of(config, federation, state, plan.step),
+        buffered=is_buffered(config, plan),
     )
     start, step = time.monotonic(), plan.step
     with threadpool_limits(limits=1, user_api="blas"):
@@ -130,6 +132,7 @@ class _Ledger:
     receipts: Receipts
     sums: HeadSums | None
     tally: Tally | None
+    buffered: bool
     replies: list[ReplyRecord] = field(default_factory=list)
     scores: list[ScoreRecord] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
@@ -151,14 +154,17 @@ class _Ledger:
                 result = self.sums.absorb(result, order.assignment)
             self._book(order, replace(reply, result=result))
             if isinstance(result, Update) and result.delta:
-                contribution = _contribution(result)
+                contribution = _contribution(result, staleness_of(self.plan, order.assignment))
                 if self.tally:
                     self.tally.add(contribution)
                 yield contribution
 
     def _book(self, order: Order, reply: Reply) -> None:
         assignment = order.assignment
-        self.replies.append(reply_record(assignment, reply, predicted(assignment, self.plan)))
+        planned_from = predicted(assignment, self.plan)
+        if self.buffered:
+            planned_from["staleness"] = float(staleness_of(self.plan, assignment))
+        self.replies.append(reply_record(assignment, reply, planned_from))
         self.receipts.note(assignment, order.holding, reply)
         self.observations.append(observation(assignment, reply))
         if reply.link:
@@ -168,8 +174,9 @@ class _Ledger:
             self.scores += _score_records(self.plan, reply.result)
 
 
-def _contribution(update: Update) -> Contribution:
-    weight = {name: count.astype(np.float64) for name, count in update.num_examples.items()}
+def _contribution(update: Update, staleness: int) -> Contribution:
+    scale = weight_of(staleness)  # 1 of an update made for the state at hand
+    weight = {name: scale * count.astype(np.float64) for name, count in update.num_examples.items()}
     return Contribution(client_id=update.client_id, delta=update.delta, weight=weight)
 
 

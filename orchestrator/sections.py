@@ -27,6 +27,16 @@ class Choice(BaseModel):
         return StrategyChoice(name=self.name, params=dict(self.model_extra or {}))
 
 
+class Buffer(Section):
+    """Rounds that do not wait for everybody: training steps become flushes of a buffer."""
+
+    size: Positive
+    """Updates a step closes with, whichever clients' they are; ``federation.cohort`` clients are at
+    work at any time, and each is given new work, from the newest state, once its own was used."""
+    max_staleness: NonNegative = 10
+    """Steps that may close while an update is made; of more, it is put on record and not used."""
+
+
 class Federation(Section):
     """Who takes part in a round, and for how long the server waits."""
 
@@ -45,6 +55,8 @@ class Federation(Section):
     those who are there then, before the run fails."""
     round_timeout_seconds: PositiveFloat = 600.0
     """How long the server itself waits for replies."""
+    buffer: Buffer | None = None
+    """Asynchronous training; default: every round waits for its cohort."""
     deadline_seconds: PositiveFloat | None = None
     """What a client's download, training and upload may take; plans are made to fit.  On simulated
     links later answers are discarded."""

@@ -104,11 +104,15 @@ class Situation:
         }
 
     def cohort(self) -> tuple[tuple[ClientProfile, ...], tuple[str, ...]]:
-        """Who trains: drawn evenly from those who hold examples of the tasks, in client order."""
+        """Who trains: drawn evenly from those who hold examples of the tasks, in client order.
+
+        With a buffer, as many as make up a cohort together with those still at work.
+        """
         step, clients = self.step, self.federation.clients
         able = [c for c in clients if any(c.num_train[t] for t in self.tasks_of(c.client_id))]
-        size, notes = self.config.cohort_size(), list[str]()
         without = [c.client_id for c in clients if c not in able]
+        able = [c for c in able if c.client_id not in self.fleet.busy]
+        size, notes = self.config.cohort_size() - len(self.fleet.busy), list[str]()
         if without and step.round_index == 0:
             what = "the task they meet" if step.own else f"task {step.task_index}"
             notes.append(f"no training examples of {what}: {', '.join(without)}")

@@ -200,3 +200,42 @@ def test_who_joins_late_is_asked_for_the_sums_of_earlier_tasks(home, transport):
     everybody, _ = run(home, transport([FIRST, SECOND, THIRD]), config(**solved))
     for key, value in tensors(home, everybody).items():
         np.testing.assert_allclose(value, tensors(home, run_id)[key], rtol=1e-4, atol=1e-5)
+
+
+def buffered(**changes):
+    return tiny_config(
+        federation__buffer={"size": 1, "max_staleness": 1},
+        learning__rounds_per_task=3,
+        strategy__aggregation={"name": "ffa"},
+        links={
+            "name": "constant",
+            "flops_per_second": 1e9,
+            "uplink_bytes_per_second": (1e5, 1.3e5),
+            "downlink_bytes_per_second": (1e5, 1.3e5),
+        },
+        **changes,
+    )
+
+
+def test_a_buffered_run_gives_the_same_bits_interrupted_or_not(home, transport):
+    settings = buffered()
+    whole, status = run(home, transport(client_ids(3)), settings)
+    assert status is RunStatus.COMPLETED
+    rounds = home.store().rounds(whole)
+    trained = [r for r in rounds if r.kind == "train"]
+    staleness = [x.metrics["staleness"] for r in trained for x in r.replies if x.status == "ok"]
+    assert max(staleness) > 0
+    assert all(sum(x.status == "ok" for x in r.replies) == 1 for r in trained)
+    lost = {x.failure_reason for r in trained for x in r.replies if x.status == "failed"}
+    assert lost == {"stale"}
+    names = [x.assignment_id for r in rounds for x in r.replies]
+    assert len(names) == len(set(names))
+    for step in (2, 3):
+        run_id, status = run(home, transport(client_ids(3), interrupt_at=step), settings)
+        assert status is RunStatus.INTERRUPTED
+        assert conduct(run_id, settings, transport(client_ids(3)), home) is RunStatus.COMPLETED
+        assert clients_of(home, whole) == clients_of(home, run_id)
+        for key, value in tensors(home, whole).items():
+            np.testing.assert_array_equal(value, tensors(home, run_id)[key])
+        again = [r.seconds["simulated"] for r in home.store().rounds(run_id)]
+        assert again == [r.seconds["simulated"] for r in rounds]

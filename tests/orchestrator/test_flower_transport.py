@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.attendance import Attended, Lingering, noted
+from orchestrator.buffer import Buffered
 from orchestrator.federation import initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.flower_transport import FlowerTransport
@@ -208,10 +209,63 @@ def test_base_values_come_from_the_next_client_where_one_cannot_give_them():
         transport.base_values("{}", [], timeout_seconds=LONG)
 
 
+def at_least(count):
+    return lambda pairs: sum(isinstance(reply.result, Update) for _, reply in pairs) >= count
+
+
+def flushed(transport, orders, count, timeout=LONG):
+    pairs = transport.flush(orders, enough=at_least(count), timeout_seconds=timeout, on_wait=quiet)
+    return {order.assignment.client_id: (order, reply) for order, reply in pairs}
+
+
+def test_a_buffer_takes_what_comes_first_and_the_rest_with_its_own_order_later():
+    grid = a_grid(client_1="hold")
+    transport = connected(grid)
+    assert isinstance(transport, Buffered)
+    first = flushed(transport, ORDERS, 2)
+    assert list(first) == [CLIENTS[0], CLIENTS[2]]
+    assert transport.busy() == {CLIENTS[1]}
+    grid.manners = {CLIENTS[0]: "hold"}
+    grid.release()
+    second = flushed(transport, [LATER[0], LATER[2]], 2)
+    order, reply = second[CLIENTS[1]]
+    assert order is ORDERS[1]
+    assert reply.result.plan_hash == order.assignment.plan_hash()
+    assert second[CLIENTS[2]][0] is LATER[2]
+    assert transport.busy() == {CLIENTS[0]}
+    ((dropped, answer),) = transport.drop()
+    assert dropped is LATER[0]
+    assert isinstance(answer.result, ClientFailure)
+    assert transport.busy() == frozenset()
+    grid.release()
+    assert [x.client_id for x in transport.late_replies()] == [CLIENTS[0]]
+
+
+def test_what_comes_beyond_a_full_buffer_waits_for_the_next():
+    transport = connected(a_grid())
+    assert len(flushed(transport, ORDERS, 1)) == 1
+    assert len(transport.busy()) == 2
+    assert len(flushed(transport, [], 1)) == 1
+    assert len(transport.busy()) == 1
+
+
+def test_a_buffer_gives_up_who_is_gone_and_who_takes_too_long():
+    grid = a_grid(client_0="hold", client_1="hold")
+    transport = connected(grid)
+    assert list(flushed(transport, ORDERS, 1)) == [CLIENTS[2]]
+    del grid.nodes[100]
+    found = flushed(transport, [], 1, timeout=SHORT)
+    assert found[CLIENTS[0]][1].result.reason is FailureReason.UNREACHABLE
+    assert found[CLIENTS[1]][1].result.reason is FailureReason.DEADLINE
+    assert transport.busy() == frozenset()
+    (unsent,) = flushed(transport, [LATER[0]], 1).values()
+    assert unsent[1].result.reason is FailureReason.UNREACHABLE
+
+
 MANNERS = st.sampled_from(["answer", "twice", "hold", ErrorCode.NODE_UNAVAILABLE])
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     manners=st.lists(st.tuples(MANNERS, MANNERS, MANNERS), min_size=2, max_size=2),
     backwards=st.booleans(),
