@@ -11,7 +11,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -63,6 +63,9 @@ from strategies.recipe import (
 )
 from strategies.types import ReplayDirective, StrategyChoice, client_ids
 
+# How a run is carried out, which is not what it computes.
+_OPERATION: Final = {"transport", "round_timeout_seconds", "min_clients", "round_retries"}
+
 
 class RunConfig(Section):
     """A whole run file."""
@@ -87,7 +90,7 @@ class RunConfig(Section):
         """Names what the run computes; how and under which name it is run does not matter."""
         plain = self.model_dump(
             mode="json",
-            exclude={"name": True, "federation": {"transport", "round_timeout_seconds"}},
+            exclude={"name": True, "federation": _OPERATION},
         )
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 

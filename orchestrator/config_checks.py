@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from orchestrator.buffer_checks import check_buffer
 from strategies.catalog import CLIENT_METHODS, GAUGE_BOUND, REMEMBERING, nearest
 from strategies.errors import ConfigError, Fault
 from strategies.protocols import Personalizing, Refining
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 def faults_of(config: RunConfig) -> list[Fault]:
     """Everything wrong with a run file whose fields are fine one by one."""
     found = _check_strategies(config) + _check_together(config)
-    return found or _check_capabilities(config) + _check_head(config) + _check_memory(config)
+    return found or (
+        _check_capabilities(config)
+        + _check_head(config)
+        + _check_memory(config)
+        + check_buffer(config)
+    )
 
 
 def _check_strategies(config: RunConfig) -> list[Fault]:
@@ -193,6 +199,9 @@ def _check_together(config: RunConfig) -> list[Fault]:
     if config.cohort_size() > federation.clients:
         expected = f"at most federation.clients = {federation.clients}"
         faults.append(Fault("federation.cohort", str(federation.cohort), expected))
+    if (federation.min_clients or 1) > federation.clients:
+        expected = f"at most federation.clients = {federation.clients}"
+        faults.append(Fault("federation.min_clients", str(federation.min_clients), expected))
     if federation.min_replies > config.cohort_size():
         expected = f"at most the cohort of {config.cohort_size()}"
         faults.append(Fault("federation.min_replies", str(federation.min_replies), expected))

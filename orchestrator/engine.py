@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
+from orchestrator.carrier import Carrier
 from orchestrator.checkpoint import restore, save_state
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation, initial_state
@@ -17,10 +17,11 @@ from orchestrator.planner import plan_step
 from orchestrator.plans import Plan
 from orchestrator.progress import Progress
 from orchestrator.publish import Publisher
-from orchestrator.rounds import Outcome, close_step
+from orchestrator.records import round_record
+from orchestrator.roll import Roll
+from orchestrator.rounds import Outcome, TooFewRepliesError
 from orchestrator.schedule import schedule
-from orchestrator.simulated import on_simulated_links
-from orchestrator.store.base import EventRecord, RoundRecord, RunStatus, RunStore
+from orchestrator.store.base import RunStatus, RunStore
 from orchestrator.store.blobs import BlobStore
 from orchestrator.transport import Transport
 from strategies.errors import PerennialError, RunInterrupted, StoreUnreachableError
@@ -40,6 +41,10 @@ class Engine:
     store: RunStore
     blobs: BlobStore
     folder: Path
+
+    @property
+    def _carrier(self) -> Carrier:
+        return Carrier(config=self.config, transport=self.transport)
 
     def execute(self) -> RunStatus:
         """Run to the end; the status returned and the reason on record say how it ended.
@@ -75,15 +80,44 @@ class Engine:
         release = gate.catch_up(state)
         fleet = Fleet.of(self.store.rounds(self.run_id)[: state.step_index])
         state = opened(state, self.config, federation)
-        while plan := plan_step(
-            self.run_id, self.config, federation, state, fleet, release=release
-        ):
+        roll = Roll(
+            run_id=self.run_id,
+            config=self.config,
+            transport=self.transport,
+            store=self.store,
+            federation=federation,
+        )
+        while plan := self._planned(roll, state, fleet, release, progress):
             progress.planned(plan)
-            state = self._exchange(gate.publisher, state, plan, fleet, progress)
+            try:
+                state = self._exchange(
+                    gate.publisher, roll.federation, state, plan, fleet, progress
+                )
+            except TooFewRepliesError as short:
+                roll.retried(plan, short)
+                fleet.failed(short.simulated_seconds)
+                continue
             if plan.step.kind == "evaluate":
                 progress.measured(self.store.rounds(self.run_id))
                 release = gate.settle(state)
                 state = opened(state, self.config, federation)
+
+        roll.hear()
+
+    def _planned(
+        self,
+        roll: Roll,
+        state: GlobalState,
+        fleet: Fleet,
+        release: int | None,
+        progress: Progress,
+    ) -> Plan | None:
+        """The next step for those who are there now; None after the last, where nobody need be."""
+        if state.step_index >= progress.num_steps:
+            return None
+        federation = roll.called(progress.waiting)
+        fleet.busy = self._carrier.busy(state)
+        return plan_step(self.run_id, self.config, federation, state, fleet, release=release)
 
     def _gate(self, federation: Federation) -> Gate:
         return Gate(
@@ -113,20 +147,16 @@ class Engine:
     def _exchange(
         self,
         publisher: Publisher,
+        federation: Federation,
         state: GlobalState,
         plan: Plan,
         fleet: Fleet,
         progress: Progress,
     ) -> GlobalState:
         """One step, from the first message to the commit; the state after it."""
-        start, federation = time.monotonic(), publisher.federation
-        replies = self.transport.exchange(
-            plan.orders,
-            timeout_seconds=_patience(self.config, plan),
-            on_wait=progress.waiting,
-        )
-        replies = on_simulated_links(replies, plan, self.config, federation, fleet.now)
-        outcome = close_step(state, plan, replies, config=self.config, federation=federation)
+        start = time.monotonic()
+        carried = self._carrier.carried(state, plan, fleet, federation, progress.waiting)
+        plan, outcome = carried.plan, carried.closed(state, self.config, federation)
         exchanged = time.monotonic() - start
         checkpoint = save_state(outcome.state, self.blobs)
         seconds = {
@@ -135,9 +165,9 @@ class Engine:
             "checkpoint": time.monotonic() - start - exchanged,
         }
         if self.config.links:
-            seconds["simulated"] = outcome.simulated_seconds
+            seconds["simulated"] = fleet.lost_seconds + outcome.simulated_seconds
         outcome = self._inspected(publisher, plan, outcome, seconds)
-        record = _record(plan, outcome, checkpoint, seconds)
+        record = round_record(plan, outcome, checkpoint, seconds)
         if not self.store.commit_round(self.run_id, record):
             raise RunInterrupted(f"another orchestrator committed step {plan.step_index} first")
         fleet.observe(record)
@@ -162,43 +192,3 @@ class Engine:
         alive = (RunStatus.RUNNING, RunStatus.STOPPING)
         self.store.transition(self.run_id, status, expected=alive, reason=reason)
         return status
-
-
-def _patience(config: RunConfig, plan: Plan) -> float:
-    """Seconds to wait for replies: on real links nobody is waited for past the deadline."""
-    limit, deadline = config.federation.round_timeout_seconds, config.federation.deadline_seconds
-    if deadline is None or config.links or plan.step.kind not in ("train", "replay"):
-        return limit
-    return min(limit, deadline)
-
-
-def _record(
-    plan: Plan, outcome: Outcome, checkpoint: str, seconds: dict[str, float]
-) -> RoundRecord:
-    step, now = plan.step, datetime.now(UTC)
-    notes = [EventRecord(at=now, kind="planned", message=note) for note in plan.notes]
-    failures = [
-        EventRecord(
-            at=now,
-            kind="client-failed",
-            message=f"{reply.client_id}: {reply.failure_reason}: {reply.failure_detail}",
-            data={"client_id": reply.client_id, "step_index": plan.step_index},
-        )
-        for reply in outcome.replies
-        if reply.status == "failed"
-    ]
-    return RoundRecord(
-        step_index=plan.step_index,
-        task_index=step.task_index,
-        round_index=step.round_index,
-        kind=step.kind,
-        committed_at=now,
-        checkpoint=checkpoint,
-        seconds=seconds,
-        metrics=outcome.metrics,
-        truncation={str(name): error for name, error in outcome.truncation.items()},
-        drift={str(name): moved for name, moved in outcome.drift.items()},
-        replies=outcome.replies,
-        scores=outcome.scores,
-        events=(*notes, *failures),
-    )

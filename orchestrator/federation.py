@@ -22,11 +22,15 @@ from strategies.types import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Federation:
-    """All clients, and the tasks and the base model they share."""
+    """The clients that are there, and the tasks and the base model they share.
+
+    ``absent`` were there before and have left.
+    """
 
     clients: tuple[ClientProfile, ...]  # sorted by id
     tasks: tuple[TaskInfo, ...]
     model: ModelDescription
+    absent: tuple[ClientProfile, ...] = ()  # sorted by id
 
     def groups(self) -> Mapping[GroupName, GroupSpec]:
         """The model's groups by name."""
@@ -43,18 +47,24 @@ def agree(profiles: Sequence[ClientProfile]) -> Federation:
     ordered = sorted(profiles, key=lambda profile: profile.client_id)
     first = ordered[0]
     for other in ordered[1:]:
-        if other.model.base_digest != first.model.base_digest:
-            raise TransportError(
-                f"{other.client_id} has base model {other.model.base_digest[:12]}, "
-                f"{first.client_id} has {first.model.base_digest[:12]}; give both the same "
-                "checkpoint"
-            )
-        if other.tasks != first.tasks:
-            raise TransportError(
-                f"{other.client_id} and {first.client_id} disagree on the tasks or their labels; "
-                "declare data.labels and stream.tasks in the run file"
-            )
+        if fault := disagreement(other, first):
+            raise TransportError(fault)
     return Federation(clients=tuple(ordered), tasks=first.tasks, model=first.model)
+
+
+def disagreement(one: ClientProfile, other: ClientProfile) -> str:
+    """Why these two cannot take part in the same run; empty if they can."""
+    if one.model.base_digest != other.model.base_digest:
+        return (
+            f"{one.client_id} has base model {one.model.base_digest[:12]}, "
+            f"{other.client_id} has {other.model.base_digest[:12]}; give both the same checkpoint"
+        )
+    if one.tasks != other.tasks:
+        return (
+            f"{one.client_id} and {other.client_id} disagree on the tasks or their labels; "
+            "declare data.labels and stream.tasks in the run file"
+        )
+    return ""
 
 
 def initial_state(config: RunConfig, federation: Federation) -> GlobalState:

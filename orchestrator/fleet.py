@@ -87,11 +87,19 @@ class _Speed:
 
 @dataclass(slots=True)
 class Fleet:
-    """Links and speeds of all clients, and the simulated clock where links are simulated."""
+    """Links and speeds of all clients, and the simulated clock where links are simulated.
+
+    ``now`` is that clock after the last committed step.  ``attempt`` counts how often the coming
+    step was begun and got too few replies, which took ``lost_seconds`` of it; a resumed run begins
+    such a step with its first attempt.  ``busy`` clients are at work for an earlier step.
+    """
 
     links: dict[str, LinkEstimate] = field(default_factory=dict)
     speeds: dict[str, _Speed] = field(default_factory=dict)
     now: float = 0.0
+    attempt: int = 0
+    lost_seconds: float = 0.0
+    busy: frozenset[ClientId] = frozenset()
 
     @classmethod
     def of(cls, rounds: Iterable[RoundRecord]) -> Fleet:
@@ -104,9 +112,15 @@ class Fleet:
     def observe(self, record: RoundRecord) -> None:
         """Fold in one committed step."""
         self.now += record.seconds.get("simulated", 0.0)
+        self.attempt, self.lost_seconds = 0, 0.0
         for reply in record.replies:
             self._observe_link(reply)
             self._observe_speed(reply)
+
+    def failed(self, simulated_seconds: float) -> None:
+        """The step under way got too few replies; it took so long on simulated links."""
+        self.attempt += 1
+        self.lost_seconds += simulated_seconds
 
     def known(self, client: ClientProfile) -> ClientProfile:
         """The profile with what has been measured since."""

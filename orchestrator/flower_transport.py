@@ -3,184 +3,186 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from flwr.app import Message, MessageType
+from flwr.app import MessageType
 from flwr.serverapp import Grid
 
+from orchestrator.attendance import Changes, LateReply
+from orchestrator.buffer import Pair
 from orchestrator.federation import Federation, agree
+from orchestrator.flower_flights import LIFETIME, POLL_SECONDS, Flights, gone, reply_of
+from orchestrator.flower_nodes import Nodes
+from orchestrator.flower_post import Post
 from orchestrator.plans import Order
-from orchestrator.transport import OnWait, failure, late, to_reply
-from strategies.errors import PerennialError, TransportError, WireError
-from strategies.types import (
-    ClientId,
-    ClientProfile,
-    FailureReason,
-    GroupName,
-    Reply,
-    Tensors,
-)
-from strategies.wire import (
-    decode_profile,
-    encode_assignment,
-    encode_recipe,
-    from_record,
-    to_record,
-)
+from orchestrator.spool import Refusal, Spool
+from orchestrator.transport import OnWait, late
+from strategies.errors import TransportError
+from strategies.types import ClientId, GroupName, Reply, Tensors
+from strategies.wire import decode_profile, encode_assignment, encode_recipe
 
-POLL_SECONDS: Final = 0.05
+# So many clients are asked for the base values before giving up.
+_ASKED_FOR_VALUES: Final = 3
+
+_Sent = dict[str, tuple[ClientId, int]]
+"""Letters with the client each is for and the node it went to."""
 
 
 @dataclass(slots=True)
 class FlowerTransport:
-    """Talks to ``num_clients`` SuperNodes, real or simulated.
+    """Talks to SuperNodes, real or simulated: to ``num_clients`` when all are there.
 
-    Node ids are random and nodes appear in any order; which client lives on which node is learnt
-    from the profiles, and replies are handed on in the order of the orders.
+    ``min_clients`` of them are enough to begin, all by default.  Node ids are random and nodes
+    appear in any order; which client lives on which node is learnt from the profiles, and replies
+    are handed on in the order of the orders.  While it waits, it looks every ``look_seconds`` who
+    is there.
     """
 
     grid: Grid
     num_clients: int
-    _nodes: dict[ClientId, int] = field(default_factory=dict)
+    min_clients: int | None = None
+    look_seconds: float = 2.0
+    _post: Post = field(init=False)
+    _nodes: Nodes = field(init=False)
+    _flights: Flights = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._post = Post(self.grid)
+        self._nodes = Nodes(self._post)
+        self._flights = Flights(post=self._post, nodes=self._nodes, look_seconds=self.look_seconds)
 
     def federation(self, recipe: str, *, timeout_seconds: float, on_wait: OnWait) -> Federation:
-        deadline = time.monotonic() + timeout_seconds
-        nodes = self._wait_for_nodes(deadline, on_wait)
-        request, profiles = encode_recipe(recipe, ()), list[ClientProfile]()
-        pending = {self._push(node, request, MessageType.QUERY, deadline): node for node in nodes}
-        faults = list[str]()
-        for message_id, reply in self._replies(set(pending), deadline, on_wait):
-            try:
-                profile = _profile(reply)
-            except PerennialError as error:
-                faults.append(str(error))
-                continue
-            profiles.append(profile)
-            self._nodes[profile.client_id] = pending[message_id]
-        if len(profiles) < self.num_clients:
+        self._nodes.request = encode_recipe(recipe, ())
+        self._nodes.patience_seconds = timeout_seconds
+        needed = self.min_clients or self.num_clients
+        found = self.changes(at_least=needed, timeout_seconds=timeout_seconds, on_wait=on_wait)
+        if len(found.joined) < needed:
+            connected = len(self._nodes.connected)
             raise TransportError(
-                f"{len(profiles)} of {self.num_clients} clients could take part "
-                f"({timeout_seconds:g} s were allowed)"
-                + "".join(f"\n  - {fault}" for fault in dict.fromkeys(faults))
+                f"{len(found.joined)} of {self.num_clients} clients could take part, {needed} "
+                f"needed ({timeout_seconds:g} s were allowed; {connected} SuperNodes are connected)"
+                + "".join(f"\n  - {fault}" for fault in found.faults)
             )
-        return agree(profiles)
+        return agree(found.joined)
+
+    def changes(self, *, at_least: int, timeout_seconds: float, on_wait: OnWait) -> Changes:
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            self._nodes.look()
+            there = len(self._nodes.homes)
+            asked_all = len(self._nodes.connected) >= self.num_clients and not self._nodes.expecting
+            if there >= at_least or asked_all or time.monotonic() >= deadline:
+                return self._nodes.changes()
+            on_wait(there)
+            time.sleep(POLL_SECONDS)
+
+    def late_replies(self) -> tuple[LateReply, ...]:
+        return self._post.late()
+
+    def busy(self) -> frozenset[ClientId]:
+        return self._flights.busy()
+
+    def flush(
+        self,
+        orders: Sequence[Order],
+        *,
+        enough: Callable[[Sequence[Pair]], bool],
+        timeout_seconds: float,
+        on_wait: OnWait,
+    ) -> list[Pair]:
+        self._flights.launch(orders, timeout_seconds)
+        return self._flights.landed(enough, timeout_seconds, on_wait)
+
+    def drop(self) -> list[Pair]:
+        return self._flights.drop()
 
     def base_values(
         self, recipe: str, groups: Sequence[GroupName], *, timeout_seconds: float
     ) -> Tensors:
-        deadline = time.monotonic() + timeout_seconds
-        node = self._nodes[min(self._nodes)]
-        message_id = self._push(node, encode_recipe(recipe, groups), MessageType.QUERY, deadline)
-        for _, reply in self._replies({message_id}, deadline, lambda _: None):
-            if isinstance(reply, str):
-                raise TransportError(f"{min(self._nodes)} cannot give base values: {reply}")
-            return decode_profile(reply)[1]
-        raise TransportError(f"{min(self._nodes)} gave no base values within {timeout_seconds:g} s")
+        request, faults = encode_recipe(recipe, groups), list[str]()
+        asked = sorted(self._nodes.homes)[:_ASKED_FOR_VALUES]
+        for client in asked:
+            node, patience = self._nodes.homes[client], timeout_seconds / len(asked)
+            letter = self._post.send(node, request, MessageType.QUERY, patience)
+            sent = {letter: (client, node)} if letter else {}
+            for _, answer in self._answers(sent, time.monotonic() + patience, lambda _: None):
+                if isinstance(answer, bytes):
+                    return decode_profile(answer)[1]
+                faults.append(f"{client}: {answer.detail}")
+            self._post.close(sent)
+        raise TransportError(
+            f"no base values within {timeout_seconds:g} s from {', '.join(asked) or 'nobody'}"
+            + "".join(f"\n  - {fault}" for fault in faults)
+        )
 
     def exchange(
         self, orders: Sequence[Order], *, timeout_seconds: float, on_wait: OnWait
     ) -> Iterator[Reply]:
         start = time.monotonic()
-        deadline = start + timeout_seconds
-        index_of, sizes = dict[str, int](), list[int]()
-        for index, order in enumerate(orders):
-            message = encode_assignment(order.assignment, order.tensors)
-            sizes.append(len(message))
-            node = self._nodes[order.assignment.client_id]
-            index_of[self._push(node, message, MessageType.TRAIN, deadline)] = index
         with TemporaryDirectory(prefix="perennial-replies-") as folder:
-            spool, following = _Spool(Path(folder)), 0
-            for message_id, answer in self._replies(set(index_of), deadline, on_wait):
-                spool.put(index_of[message_id], answer, time.monotonic() - start)
-                while (ready := spool.take(following)) is not None:
-                    yield _reply(orders[following], sizes[following], *ready)
-                    following += 1
+            spool, following = Spool(Path(folder)), 0
+            sent, sizes = self._send_all(orders, spool, timeout_seconds)
+            index_of = {order.assignment.client_id: i for i, order in enumerate(orders)}
+            try:
+                for letter, answer in self._answers(sent, start + timeout_seconds, on_wait):
+                    spool.put(index_of[sent[letter][0]], answer, time.monotonic() - start)
+                    while (ready := spool.take(following)) is not None:
+                        yield reply_of(orders[following], sizes[following], *ready)
+                        following += 1
+            finally:
+                self._post.close(sent)
             for index in range(following, len(orders)):
                 ready = spool.take(index)
                 yield (
                     late(orders[index], sizes[index], timeout_seconds)
                     if ready is None
-                    else _reply(orders[index], sizes[index], *ready)
+                    else reply_of(orders[index], sizes[index], *ready)
                 )
 
-    def _wait_for_nodes(self, deadline: float, on_wait: OnWait) -> list[int]:
-        while len(nodes := list(self.grid.get_node_ids())) < self.num_clients:
-            if time.monotonic() > deadline:
-                raise TransportError(
-                    f"{len(nodes)} of {self.num_clients} SuperNodes are connected; start the "
-                    "others or lower federation.clients"
+    def _send_all(
+        self, orders: Sequence[Order], spool: Spool, timeout_seconds: float
+    ) -> tuple[_Sent, list[int]]:
+        """Send every order that has a node; the letters, and the size of every message."""
+        sent, sizes = _Sent(), list[int]()
+        for index, order in enumerate(orders):
+            client, lifetime = order.assignment.client_id, LIFETIME * timeout_seconds
+            node, letter = self._nodes.homes.get(client), None
+            message = encode_assignment(order.assignment, order.tensors)
+            sizes.append(len(message))
+            if node is not None:
+                letter = self._post.send(
+                    node, message, MessageType.TRAIN, lifetime, order.assignment
                 )
-            on_wait(0)
-            time.sleep(POLL_SECONDS)
-        return nodes
+            if node is not None and letter is not None:
+                sent[letter] = (client, node)
+            else:
+                spool.put(index, gone("was gone before it could be asked"), 0.0)
+        return sent, sizes
 
-    def _push(self, node: int, message: bytes, kind: str, deadline: float) -> str:
-        """Send to one node; the id its reply will refer to."""
-        lifetime = max(deadline - time.monotonic(), 1.0)
-        outgoing = Message(to_record(message), node, kind, ttl=lifetime)
-        pushed = list(self.grid.push_messages([outgoing]))
-        if not pushed:
-            raise TransportError(f"Flower took no message for node {node}; is it still registered?")
-        return str(pushed[0])
-
-    def _replies(
-        self, pending: set[str], deadline: float, on_wait: OnWait
-    ) -> Iterator[tuple[str, bytes | str]]:
-        """Replies as they arrive, as bytes or as the text of an error; stops at the deadline."""
-        arrived = 0
-        while pending and time.monotonic() < deadline:
-            for message in self.grid.pull_messages(pending):
-                pending.discard(message.metadata.reply_to_message_id)
-                arrived += 1
-                yield message.metadata.reply_to_message_id, _content(message)
-            on_wait(arrived)
+    def _answers(
+        self, sent: _Sent, deadline: float, on_wait: OnWait
+    ) -> Iterator[tuple[str, bytes | Refusal]]:
+        """Answers as they arrive, all that had come in by the deadline; who is gone is given up."""
+        pending, looked = dict(sent), time.monotonic()
+        while pending:
+            in_time = time.monotonic() < deadline
+            for letter, answer in self._post.fetch(pending):
+                del pending[letter]
+                yield letter, answer
+            if time.monotonic() - looked > self.look_seconds:
+                self._nodes.look()
+                looked = time.monotonic()
+            lost = [x for x, (c, node) in pending.items() if self._nodes.homes.get(c) != node]
+            self._post.close(lost)
+            for letter in lost:
+                del pending[letter]
+                yield letter, gone("left, or came back on another node, before it had answered")
+            on_wait(len(sent) - len(pending))
+            if not in_time:
+                return
             if pending:
                 time.sleep(POLL_SECONDS)
-
-
-def _content(message: Message) -> bytes | str:
-    if message.has_error():
-        return message.error.reason or f"Flower error code {message.error.code}"
-    try:
-        return from_record(message.content)
-    except WireError as error:
-        return str(error)
-
-
-def _profile(reply: bytes | str) -> ClientProfile:
-    if isinstance(reply, str):
-        raise TransportError(reply)
-    return decode_profile(reply)[0]
-
-
-def _reply(order: Order, bytes_down: int, answer: bytes | str, seconds: float) -> Reply:
-    if isinstance(answer, str):
-        crash = failure(order, FailureReason.CRASHED, answer)
-        return to_reply(order, bytes_down, crash, seconds)
-    return to_reply(order, bytes_down, answer, seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class _Spool:
-    """Replies that came before their turn, on disk."""
-
-    folder: Path
-    waiting: dict[int, tuple[bool, float]] = field(default_factory=dict)  # is it an error, seconds
-
-    def put(self, index: int, answer: bytes | str, seconds: float) -> None:
-        content = answer.encode() if isinstance(answer, str) else answer
-        (self.folder / str(index)).write_bytes(content)
-        self.waiting[index] = (isinstance(answer, str), seconds)
-
-    def take(self, index: int) -> tuple[bytes | str, float] | None:
-        if index not in self.waiting:
-            return None
-        is_error, seconds = self.waiting.pop(index)
-        path = self.folder / str(index)
-        content = path.read_bytes()
-        path.unlink()
-        return (content.decode() if is_error else content), seconds

@@ -153,7 +153,8 @@ def _simulate(run_id: str) -> None:
 
     @server_app.main()
     def main(grid: object, context: object) -> None:
-        transport = FlowerTransport(grid, config.federation.clients)  # type: ignore[arg-type]
+        federation = config.federation
+        transport = FlowerTransport(grid, federation.clients, federation.min_clients)  # type: ignore[arg-type]
         conduct(run_id, config, transport, home)
 
     cores = (

@@ -54,7 +54,7 @@ def plan_step(
         federation=federation,
         state=state,
         fleet=fleet,
-        step=steps[state.step_index],
+        step=replace(steps[state.step_index], attempt=fleet.attempt),
         release=release,
     )
     return _PLANNED[at.step.kind](at)

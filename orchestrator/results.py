@@ -87,6 +87,7 @@ class ShownRound(TypedDict):
     drift: dict[str, float]
     replayed: float | None
     accuracy: float | None
+    staleness: float | None
     intruders: float | None
     replies: list[ShownReply]
 

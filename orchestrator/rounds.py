@@ -10,6 +10,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from orchestrator.books import mean_drift, observation, predicted, reply_record
+from orchestrator.buffer import is_buffered, staleness_of, weight_of
 from orchestrator.config import RunConfig
 from orchestrator.examine import examined
 from orchestrator.federation import Federation
@@ -52,6 +53,15 @@ class Outcome:
     drift: Mapping[GroupName, float] = field(default_factory=dict)
 
 
+class TooFewRepliesError(RoundFailedError):
+    """A step that cannot be closed, with the records of the replies it got."""
+
+    def __init__(self, why: str, ledger: _Ledger) -> None:
+        self.replies = tuple(ledger.replies)
+        self.simulated_seconds = ledger.simulated_seconds
+        super().__init__(why)
+
+
 def close_step(
     state: GlobalState,
     plan: Plan,
@@ -64,7 +74,7 @@ def close_step(
 
     Reads ``replies`` once and keeps no update.  One BLAS thread, so that the sum of bits does not
     depend on the machine's cores.
-    Raises: RoundFailedError, with every client's reason, below ``min_replies`` usable ones.
+    Raises: TooFewRepliesError, with every client's reason, below ``min_replies`` usable ones.
     """
     merger = config.merger()
     ledger = _Ledger(
@@ -74,6 +84,7 @@ def close_step(
         chain=config.compressors(),
         receipts=Receipts(dict(state.holdings)),
         sums=HeadSums.of(config, federation, state, plan.step),
+        buffered=is_buffered(config, plan),
     )
     start, step = time.monotonic(), plan.step
     with threadpool_limits(limits=1, user_api="blas"):
@@ -87,7 +98,7 @@ def close_step(
         # A merger that finds nothing to look at keeps the model it has.
         needed = config.federation.min_replies if step.kind == "train" else int(not step.refines)
         if ledger.usable < min(needed, len(plan.orders)) or not (plan.orders or plan.idle):
-            raise RoundFailedError(_why(plan, ledger, needed))
+            raise TooFewRepliesError(_why(plan, ledger, needed), ledger)
         after = learnt(state, plan, aggregated, ledger.observations, config)
         if ledger.sums:
             after = ledger.sums.solved(after)
@@ -122,6 +133,7 @@ class _Ledger:
     receipts: Receipts
     sums: HeadSums | None
     tally: Tally | None
+    buffered: bool
     replies: list[ReplyRecord] = field(default_factory=list)
     scores: list[ScoreRecord] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
@@ -143,14 +155,17 @@ class _Ledger:
                 result = self.sums.absorb(result, order.assignment)
             self._book(order, replace(reply, result=result))
             if isinstance(result, Update) and result.delta:
-                contribution = _contribution(result)
+                contribution = _contribution(result, staleness_of(self.plan, order.assignment))
                 if self.tally:
                     self.tally.add(contribution)
                 yield contribution
 
     def _book(self, order: Order, reply: Reply) -> None:
         assignment = order.assignment
-        self.replies.append(reply_record(assignment, reply, predicted(assignment, self.plan)))
+        planned_from = predicted(assignment, self.plan)
+        if self.buffered:
+            planned_from["staleness"] = float(staleness_of(self.plan, assignment))
+        self.replies.append(reply_record(assignment, reply, planned_from))
         self.receipts.note(assignment, order.holding, reply)
         self.observations.append(observation(assignment, reply))
         if reply.link:
@@ -160,8 +175,9 @@ class _Ledger:
             self.scores += _score_records(self.plan, reply.result)
 
 
-def _contribution(update: Update) -> Contribution:
-    weight = {name: count.astype(np.float64) for name, count in update.num_examples.items()}
+def _contribution(update: Update, staleness: int) -> Contribution:
+    scale = weight_of(staleness)  # 1 of an update made for the state at hand
+    weight = {name: scale * count.astype(np.float64) for name, count in update.num_examples.items()}
     return Contribution(client_id=update.client_id, delta=update.delta, weight=weight)
 
 

@@ -23,7 +23,8 @@ class Step:
     last, for the merger.  A replay step trains on memories, the ``repeat``-th time after the
     training round it belongs to.  A head step sums examples of the tasks seen and solves the head
     from them.  ``closes``: the task ends with this step.  ``refines``: it has ended, and the merger
-    edits its model by what this probe finds, for the ``repeat``-th time.
+    edits its model by what this probe finds, for the ``repeat``-th time.  ``attempt`` counts how
+    often it was begun before and got too few replies.
     """
 
     kind: RoundKind
@@ -38,12 +39,19 @@ class Step:
     repeat: int = 0
     closes: bool = False
     refines: bool = False
+    attempt: int = 0
 
     @property
     def path(self) -> tuple[str | int, ...]:
         """What tells this step's random streams from those of others."""
         place = (self.task_index, self.round_index)
-        return place if self.kind != "replay" else ("replay", *place, self.repeat)
+        path = place if self.kind != "replay" else ("replay", *place, self.repeat)
+        return (*path, "attempt", self.attempt) if self.attempt else path
+
+    @property
+    def suffix(self) -> str:
+        """What tells the assignments of this attempt from those of the first."""
+        return f"/attempt-{self.attempt}" if self.attempt else ""
 
     @property
     def recalls(self) -> bool:

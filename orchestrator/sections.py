@@ -27,16 +27,36 @@ class Choice(BaseModel):
         return StrategyChoice(name=self.name, params=dict(self.model_extra or {}))
 
 
+class Buffer(Section):
+    """Rounds that do not wait for everybody: training steps become flushes of a buffer."""
+
+    size: Positive
+    """Updates a step closes with, whichever clients' they are; ``federation.cohort`` clients are at
+    work at any time, and each is given new work, from the newest state, once its own was used."""
+    max_staleness: NonNegative = 10
+    """Steps that may close while an update is made; of more, it is put on record and not used."""
+
+
 class Federation(Section):
     """Who takes part in a round, and for how long the server waits."""
 
     clients: Positive = 10
+    min_clients: Positive | None = None
+    """Clients that must be there for the run to start, within ``round_timeout_seconds``; the others
+    may join later.  Default: all."""
     cohort: Positive | None = None
     """Clients asked per round; default: all."""
     min_replies: Positive = 1
-    """Usable replies a round needs."""
+    """Usable replies a round of training needs (other steps need one), and clients that must be
+    there for it to begin.  Everybody asked is waited for until the deadline all the same; what
+    comes after it is put on record and never used."""
+    round_retries: NonNegative = 2
+    """How often a step that got too few usable replies is begun anew, with a cohort drawn from
+    those who are there then, before the run fails."""
     round_timeout_seconds: PositiveFloat = 600.0
     """How long the server itself waits for replies."""
+    buffer: Buffer | None = None
+    """Asynchronous training; default: every round waits for its cohort."""
     deadline_seconds: PositiveFloat | None = None
     """What a client's download, training and upload may take; plans are made to fit.  On simulated
     links later answers are discarded."""

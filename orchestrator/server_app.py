@@ -32,7 +32,8 @@ def main(grid: Grid, context: Context) -> None:
     where = {FLOWER_RUN: str(context.run_id)}
     run_id = str(settings.get("run-id") or "") or submit(_config(settings), home, where)
     config = parse_config(home.store().get_run(run_id).config, source=f"run {run_id}")
-    transport = FlowerTransport(grid, config.federation.clients)
+    federation = config.federation
+    transport = FlowerTransport(grid, federation.clients, federation.min_clients)
     with _interruptible():
         status = conduct(run_id, config, transport, home)
     reason = home.store().get_run(run_id).reason

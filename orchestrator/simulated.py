@@ -3,31 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from orchestrator.config import RunConfig
-from orchestrator.federation import Federation
 from orchestrator.links import Journey
 from orchestrator.plans import Order, Plan
 from strategies.cost import CostModel
-from strategies.types import Reply, Update
+from strategies.types import Reply, Update, client_ids
 
 
 def on_simulated_links(
     replies: Iterable[Reply],
     plan: Plan,
     config: RunConfig,
-    federation: Federation,
     now: float,
 ) -> Iterator[Reply]:
     """``replies`` clocked from the simulated second ``now`` on; as they are if links are real.
 
     Only training has a deadline: a probe must be answered for the round to be planned, and an
-    evaluation is the experimenter's measurement.
+    evaluation is the experimenter's measurement.  With a buffer the clock decides whose updates are
+    used; then it counts the tensors alone, since a message also holds measured times, whose digits
+    differ from run to run.
     """
     if config.links is None:
         yield from replies
         return
-    places = {client.client_id: index for index, client in enumerate(federation.clients)}
+    # By number and not by who is there, so that a client keeps its line whoever comes and goes.
+    places = {c: index for index, c in enumerate(client_ids(config.federation.clients))}
     training = plan.step.kind in ("train", "replay")
     for order, reply in zip(plan.orders, replies, strict=True):
         journey = Journey(
@@ -39,7 +41,17 @@ def on_simulated_links(
             deadline_seconds=config.federation.deadline_seconds if training else None,
         )
         compute = _compute_seconds(order, reply, plan, config.links.flops_per_second)
-        yield journey.clocked(reply, compute)
+        if config.federation.buffer is None:
+            yield journey.clocked(reply, compute)
+        else:
+            clocked = journey.clocked(replace(reply, bytes_up=_tensor_bytes(reply)), compute)
+            yield replace(clocked, bytes_up=reply.bytes_up)
+
+
+def _tensor_bytes(reply: Reply) -> int:
+    if not isinstance(reply.result, Update):
+        return 0
+    return sum(x.nbytes for x in (*reply.result.delta.values(), *reply.result.sketches.values()))
 
 
 def _compute_seconds(

@@ -104,16 +104,22 @@ class Situation:
         }
 
     def cohort(self) -> tuple[tuple[ClientProfile, ...], tuple[str, ...]]:
-        """Who trains: drawn evenly from those who hold examples of the tasks, in client order."""
+        """Who trains: drawn evenly from those who hold examples of the tasks, in client order.
+
+        With a buffer, as many as make up a cohort together with those still at work.
+        """
         step, clients = self.step, self.federation.clients
         able = [c for c in clients if any(c.num_train[t] for t in self.tasks_of(c.client_id))]
-        size, notes = self.config.cohort_size(), list[str]()
         without = [c.client_id for c in clients if c not in able]
+        able = [c for c in able if c.client_id not in self.fleet.busy]
+        size, notes = self.config.cohort_size() - len(self.fleet.busy), list[str]()
         if without and step.round_index == 0:
             what = "the task they meet" if step.own else f"task {step.task_index}"
             notes.append(f"no training examples of {what}: {', '.join(without)}")
         if len(able) < size:
-            notes.append(f"cohort of {len(able)} instead of {size}: no more clients hold examples")
+            notes.append(
+                f"cohort of {len(able)} instead of {size}: no more clients here hold examples"
+            )
         rng = rng_for(self.config.seed, "cohort", *step.path)
         drawn = np.sort(rng.permutation(len(able))[:size])
         return tuple(able[index] for index in drawn), tuple(notes)
@@ -128,7 +134,7 @@ class Situation:
         if not self.step.own:
             return self.step.seen
         come = {c: {*self.step.tasks_of(c), *self.step.met_by(c)} for c in self.step.own}
-        clients = self.federation.clients
+        clients = (*self.federation.clients, *self.federation.absent)
         return tuple(
             task
             for task in self.step.seen
@@ -184,7 +190,7 @@ class Situation:
         parcel = sender.parcel(client, plans, kept, left_out)
         step, index, specs = self.step, self.state.step_index, self.federation.groups()
         assignment = Assignment(
-            assignment_id=f"{self.run_id}/{index:05d}/{client}",
+            assignment_id=f"{self.run_id}/{index:05d}/{client}{step.suffix}",
             run_id=self.run_id,
             client_id=client,
             step_index=index,

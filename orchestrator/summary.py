@@ -213,6 +213,7 @@ def _round(record: RoundRecord) -> Json:
         "drift": dict(record.drift),
         "replayed": sum(reply.metrics.get("replayed", 0.0) for reply in record.replies),
         "accuracy": _mid_task_accuracy(record),
+        "staleness": _mean([reply.metrics.get("staleness", math.nan) for reply in record.replies]),
         "intruders": record.metrics.get("intruders"),
         "replies": [_reply(reply) for reply in record.replies],
     }

@@ -376,6 +376,7 @@ class FailureReason(StrEnum):
     WRONG_SHAPE = "wrong-shape"  # tensors the plan does not have, or has in another shape or dtype
     NOT_FINITE = "not-finite"  # NaN or infinity
     NO_EXAMPLES = "no-examples"  # nothing to train on
+    STALE = "stale"  # made for a state of too long ago
     MISSING_TENSORS = "missing-tensors"  # it was thought to hold tensors it has lost
     BUSY = "busy"  # its trainer is at work on something else
 

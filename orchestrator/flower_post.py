@@ -1,0 +1,126 @@
+"""Letters over a Flower Grid: what was sent, what came back, and what came back too late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from flwr.app import Message
+from flwr.common.constant import ErrorCode
+from flwr.serverapp import Grid
+
+from orchestrator.attendance import LateReply
+from orchestrator.spool import Refusal
+from strategies.errors import WireError
+from strategies.types import Assignment, FailureReason
+from strategies.wire import from_record, to_record
+
+_REASONS: Final = {
+    # Before a letter's own time is up, Flower has lost it only if the node was removed.
+    ErrorCode.MESSAGE_UNAVAILABLE: FailureReason.UNREACHABLE,
+    ErrorCode.NODE_UNAVAILABLE: FailureReason.UNREACHABLE,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: FailureReason.DEADLINE,
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Letter:
+    """A message under way; ``closed_at`` is when its answer was no longer waited for."""
+
+    assignment: Assignment | None  # None for a question
+    until: float  # the monotonic second after which Flower forgets it
+    closed_at: float | None = None
+    answered: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        return not self.answered and self.closed_at is None
+
+
+@dataclass(slots=True)
+class Post:
+    """Sends letters and fetches answers; every answer is handed on once, and only if in time."""
+
+    grid: Grid
+    _letters: dict[str, _Letter] = field(default_factory=dict)
+    _late: list[LateReply] = field(default_factory=list)
+
+    def send(
+        self,
+        node: int,
+        message: bytes,
+        kind: str,
+        lifetime_seconds: float,
+        assignment: Assignment | None = None,
+    ) -> str | None:
+        """Send to one node; the letter's id, None if Flower does not know the node any more."""
+        lifetime = max(lifetime_seconds, 1.0)
+        outgoing = Message(to_record(message), node, kind, ttl=lifetime)
+        pushed = list(self.grid.push_messages([outgoing]))
+        if not pushed or not pushed[0]:
+            return None
+        until = time.monotonic() + lifetime
+        self._letters[str(pushed[0])] = _Letter(assignment=assignment, until=until)
+        return str(pushed[0])
+
+    def fetch(self, expected: Collection[str]) -> Iterator[tuple[str, bytes | Refusal]]:
+        """What has come in for the letters ``expected``; asks once, for late answers as well."""
+        closed = {i for i, x in self._letters.items() if x.closed_at is not None and not x.answered}
+        asked = {*expected, *closed}
+        for message in self.grid.pull_messages(asked) if asked else ():
+            name = message.metadata.reply_to_message_id
+            letter, content = self._letters.get(name), _content(message)
+            if letter is None or (letter.is_open and name not in expected):
+                continue
+            if letter.is_open:
+                letter.answered = True
+                yield name, content
+            else:
+                self._note(letter, content)
+                letter.answered = True
+
+    def close(self, letters: Collection[str]) -> None:
+        """Wait no longer for the answers to these."""
+        now = time.monotonic()
+        for name in letters:
+            if not self._letters[name].answered:
+                self._letters[name].closed_at = now
+        self._letters = {i: x for i, x in self._letters.items() if x.until > now or x.is_open}
+
+    def late(self) -> tuple[LateReply, ...]:
+        """Late and repeated answers since the last call."""
+        list(self.fetch(()))
+        found, self._late = tuple(self._late), []
+        return found
+
+    def _note(self, letter: _Letter, content: bytes | Refusal) -> None:
+        """An error for a letter that nobody waits for is on record as the failure it was."""
+        assignment = letter.assignment
+        if assignment is None or isinstance(content, Refusal):
+            return
+        closed = time.monotonic() if letter.closed_at is None else letter.closed_at
+        self._late.append(
+            LateReply(
+                kind="duplicate" if letter.answered else "late",
+                assignment_id=assignment.assignment_id,
+                client_id=assignment.client_id,
+                step_index=assignment.step_index,
+                seconds_late=time.monotonic() - closed,
+                bytes_up=len(content),
+            )
+        )
+
+
+def _content(message: Message) -> bytes | Refusal:
+    if message.has_error():
+        error = message.error
+        return Refusal(
+            reason=_REASONS.get(error.code, FailureReason.CRASHED),
+            detail=error.reason or f"Flower error code {error.code}",
+        )
+    try:
+        return from_record(message.content)
+    except WireError as error:
+        return Refusal(reason=FailureReason.MALFORMED, detail=str(error))
