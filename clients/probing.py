@@ -12,9 +12,11 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.class_sums import class_counts, class_sums, moments
+from clients.device import host
 from clients.model import AdaptedModel, example_losses
 from strategies.types import Array, GroupName, ParamKey, Probe
 
@@ -34,7 +36,7 @@ class ProbeRun:
     model: AdaptedModel
     trainable: Trainable
     batches: Sequence[Inputs]
-    weights: Sequence[Tensor]
+    weights: Sequence[NDArray[np.float64]]
     allowed: Tensor
 
     def loss(self, inputs: Inputs) -> Tensor:
@@ -221,5 +223,5 @@ class _Watcher:
 def _leading(stack: Tensor, rank: int) -> Array:
     _, values, vectors = torch.linalg.svd(stack.float(), full_matrices=False)
     kept = min(rank, len(values))
-    found: Array = (values[:kept, None] * vectors[:kept]).numpy()
+    found: Array = host(values[:kept, None] * vectors[:kept])
     return np.ascontiguousarray(found)

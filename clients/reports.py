@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import torch
 
+from clients.device import host
 from clients.methods.base import ClientMethod
 from strategies.lora import keys_of
 from strategies.types import LORA_A, LORA_B, Array, GroupName, ParamKey, Tensors
@@ -49,7 +50,7 @@ class Sensitivity(ClientMethod):
         for key, mean in self.mean.items():
             score = (mean * self.uncertainty[key]).mean(dim=1 if key.part == LORA_A else 0)
             name = ParamKey(key.group, "sensitivity")
-            found[name] = found.get(name, 0) + score.numpy()
+            found[name] = found.get(name, 0) + host(score)
         return found
 
 

@@ -102,9 +102,16 @@ class TaskInfo:
 class ClientProfile:
     """What a client says of itself.  ``num_train`` and ``num_test`` count examples per task.
 
-    ``tokens_per_example`` is the mean length of its training examples as the model sees them.
+    ``tokens_per_example`` is the mean length of its training examples as the model sees them,
+    ``longest_example`` the greatest, None where that was not told.
     Rates are what the server has measured of it, less ``link_error``, by how much transfers usually
-    miss what was expected of them (0.5: by half); ``None`` until then.
+    miss what was expected of them (0.5: by half); ``None`` until then.  A client that has timed
+    itself says ``flops_per_second`` first, with the ``step_seconds`` it took.
+
+    ``memory_bytes`` is what its device has or, if less, what its operator gives;
+    ``memory_limit_bytes`` is what training must fit in, None where it may use what it needs, and
+    ``resident_bytes`` of that are taken before training begins.  ``uplink_limit_bytes_per_second``
+    is the most its operator lends.  ``dtypes`` are the numbers it can compute with.
     """
 
     client_id: ClientId
@@ -120,6 +127,14 @@ class ClientProfile:
     uplink_bytes_per_second: float | None = None
     downlink_bytes_per_second: float | None = None
     link_error: float | None = None
+    memory_limit_bytes: int | None = None
+    resident_bytes: int = 0
+    longest_example: int | None = None
+    step_seconds: float | None = None
+    free_disk_bytes: int | None = None
+    uplink_limit_bytes_per_second: float | None = None
+    dtypes: tuple[str, ...] = ("float32",)
+    backprop: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +211,9 @@ class Work:
     """``steps`` optimizer updates, starting at ``first_step`` of the task's ``total_steps``.
 
     On the examples of ``tasks`` or, with ``source`` "memory", on those the client's memory holds.
+    A step's gradient is that of its whole batch, whatever is computed at once: with
+    ``micro_batch_size`` no more examples than that; with ``checkpointing`` each block's activations
+    are computed again for its backward pass instead of being kept.
     """
 
     tasks: tuple[int, ...]
@@ -209,6 +227,8 @@ class Work:
     compression: tuple[StrategyChoice, ...] = ()
     reports: tuple[Statistic, ...] = ()
     source: Literal["tasks", "memory"] = "tasks"
+    micro_batch_size: int | None = None
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,9 +315,18 @@ class Assignment:
     kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
     held: Held = field(default_factory=Held)
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it, without what says nothing: a plan that fits costs no byte more."""
+        fields = asdict(self)
+        if self.work and self.work.micro_batch_size is None:
+            del fields["work"]["micro_batch_size"]
+        if self.work and not self.work.checkpointing:
+            del fields["work"]["checkpointing"]
+        return fields
+
     def plan_hash(self) -> str:
         """Names this plan; an update made for another plan carries another hash."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -368,6 +397,7 @@ class FailureReason(StrEnum):
     NOT_FINITE = "not-finite"  # NaN or infinity
     NO_EXAMPLES = "no-examples"  # nothing to train on
     MISSING_TENSORS = "missing-tensors"  # it was thought to hold tensors it has lost
+    NO_ROOM = "no-room"  # its disk cannot hold what it must keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
