@@ -12,6 +12,7 @@ from orchestrator.config import RunConfig
 from orchestrator.federation import Federation, initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.gate import Gate
+from orchestrator.memory import excess, in_words
 from orchestrator.merging import opened
 from orchestrator.planner import plan_step
 from orchestrator.plans import Plan
@@ -187,6 +188,17 @@ def _record(
         for reply in outcome.replies
         if reply.status == "failed"
     ]
+    above = [
+        EventRecord(
+            at=now,
+            kind="memory-exceeded",
+            message=f"{reply.client_id} took {over} bytes more than its limit: "
+            f"{in_words(reply.metrics, reply.peak_memory_bytes)}",
+            data={"client_id": reply.client_id, "step_index": plan.step_index},
+        )
+        for reply in outcome.replies
+        if (over := excess(reply.metrics, reply.peak_memory_bytes))
+    ]
     return RoundRecord(
         step_index=plan.step_index,
         task_index=step.task_index,
@@ -200,5 +212,5 @@ def _record(
         drift={str(name): moved for name, moved in outcome.drift.items()},
         replies=outcome.replies,
         scores=outcome.scores,
-        events=(*notes, *failures),
+        events=(*notes, *failures, *above),
     )

@@ -84,18 +84,19 @@ class FlowerTransport:
     def exchange(
         self, orders: Sequence[Order], *, timeout_seconds: float, on_wait: OnWait
     ) -> Iterator[Reply]:
-        start = time.monotonic()
-        deadline = start + timeout_seconds
-        index_of, sizes = dict[str, int](), list[int]()
+        deadline = time.monotonic() + timeout_seconds
+        index_of, sizes, pushed = dict[str, int](), list[int](), list[float]()
         for index, order in enumerate(orders):
             message = encode_assignment(order.assignment, order.tensors)
             sizes.append(len(message))
             node = self._nodes[order.assignment.client_id]
+            pushed.append(time.monotonic())
             index_of[self._push(node, message, MessageType.TRAIN, deadline)] = index
         with TemporaryDirectory(prefix="perennial-replies-") as folder:
             spool, following = _Spool(Path(folder)), 0
             for message_id, answer in self._replies(set(index_of), deadline, on_wait):
-                spool.put(index_of[message_id], answer, time.monotonic() - start)
+                index = index_of[message_id]
+                spool.put(index, answer, time.monotonic() - pushed[index])
                 while (ready := spool.take(following)) is not None:
                     yield _reply(orders[following], sizes[following], *ready)
                     following += 1

@@ -110,8 +110,10 @@ class ClientProfile:
 
     ``memory_bytes`` is what its device has or, if less, what its operator gives;
     ``memory_limit_bytes`` is what training must fit in, None where it may use what it needs, and
-    ``resident_bytes`` of that are taken before training begins.  ``uplink_limit_bytes_per_second``
-    is the most its operator lends.  ``dtypes`` are the numbers it can compute with.
+    ``resident_bytes`` of that are taken before training begins; ``activation_bytes`` are what it
+    found one of its longest examples to keep for a backward pass through the whole model.
+    ``uplink_limit_bytes_per_second`` is the most its operator lends.  ``dtypes`` are the numbers
+    its products can be made in, ``recomputes`` says whether its model's blocks can be checkpointed.
     """
 
     client_id: ClientId
@@ -129,12 +131,14 @@ class ClientProfile:
     link_error: float | None = None
     memory_limit_bytes: int | None = None
     resident_bytes: int = 0
+    activation_bytes: int | None = None
     longest_example: int | None = None
     step_seconds: float | None = None
     free_disk_bytes: int | None = None
     uplink_limit_bytes_per_second: float | None = None
     dtypes: tuple[str, ...] = ("float32",)
     backprop: bool = True
+    recomputes: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -432,6 +436,7 @@ class RoundBudget:
     ``deadline_seconds`` covers download, local steps and upload, None if nobody waits for it.
     ``bytes_per_value_*`` is what a value of a tensor takes on the wire after compression; ``tasks``
     are those trained on, ``own_tasks`` those of each client where they do not train on the same.
+    ``divisible``: a batch's gradient may be computed part by part.
     """
 
     deadline_seconds: float | None = None
@@ -441,6 +446,7 @@ class RoundBudget:
     bytes_per_value_up: float = 4.0
     bytes_per_value_down: float = 4.0
     own_tasks: Mapping[ClientId, tuple[int, ...]] = field(default_factory=dict)
+    divisible: bool = True
 
     def held(self, client: ClientProfile) -> int:
         """Training examples ``client`` has of the tasks it trains on."""
