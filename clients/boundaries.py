@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from clients.methods.outputs import answers
@@ -136,8 +135,9 @@ def _end(run: LocalRun, methods: Sequence[ClientMethod]) -> None:
     """Close the old task with what the client had of it."""
     here, watch = (run.new_ids, run.allowed), run.state.watch
     _count_own(run)
-    run.new_ids, run.allowed = watch.window, torch.zeros_like(run.allowed)
-    run.allowed[torch.from_numpy(watch.held)] = True
+    held = np.zeros(len(run.allowed), dtype=np.bool_)
+    held[watch.held] = True
+    run.new_ids, run.allowed = watch.window, run.model.device.tensor(held)
     for method in methods:
         method.task_end(run)
     run.new_ids, run.allowed = here

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from clients.device import host
 from strategies.heads.moments import packed
 from strategies.types import HEAD, Array, ParamKey
 
@@ -20,8 +21,8 @@ def class_counts(run: ProbeRun) -> dict[ParamKey, Array]:
     """Of each class, how many examples those looked at stand for and how many they are, (2, C)."""
     counts = np.zeros((2, len(run.allowed)))
     for inputs, weights in zip(run.batches, run.weights, strict=True):
-        np.add.at(counts[0], inputs["labels"].numpy(), weights.numpy())
-        np.add.at(counts[1], inputs["labels"].numpy(), 1.0)
+        np.add.at(counts[0], host(inputs["labels"]), weights)
+        np.add.at(counts[1], host(inputs["labels"]), 1.0)
     return {ParamKey(HEAD, "class-counts"): counts.astype(np.float32)}
 
 
@@ -47,7 +48,7 @@ def moments(run: ProbeRun) -> dict[ParamKey, Array]:
 
 
 def _held(run: ProbeRun) -> Array:
-    return np.unique(np.concatenate([inputs["labels"].numpy() for inputs in run.batches]))
+    return np.unique(np.concatenate([host(inputs["labels"]) for inputs in run.batches]))
 
 
 def _rows(
@@ -56,6 +57,6 @@ def _rows(
     """Batch by batch, weighted one-hot targets (n, k) and features (n, d), float64."""
     for inputs, weights in zip(run.batches, run.weights, strict=True):
         with torch.no_grad():
-            features = features_of(inputs).double().numpy()
-        hit = inputs["labels"].numpy()[:, None] == held[None, :]
-        yield hit * weights.numpy()[:, None], features
+            features = host(features_of(inputs).double())
+        hit = host(inputs["labels"])[:, None] == held[None, :]
+        yield hit * weights[:, None], features

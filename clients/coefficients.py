@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clients.device import host
 from clients.model import IGNORED, losses_of
 from strategies.errors import ModelError
 from strategies.lora import Factors, merged_keys, num_merged
@@ -32,13 +33,13 @@ def pair_curvature(run: ProbeRun) -> dict[ParamKey, Array]:
     their p_c made to sum to 1.  A causal LM has too many: there it is the empirical one, T ∇ℓ ∇ℓᵀ
     with ℓ the mean loss of the T actual tokens.
     """
-    watch = _Watch(pairs=_pairs(run), scale=run.scale)
+    watch = _Watch(pairs=_pairs(run), scale=run.scale, device=run.allowed.device)
     counts = [len(pairs) for pairs in watch.pairs.values()]
     sums = np.zeros((SUMS + sum(counts), sum(counts)))
     with watch.on(run.model.module):
         for inputs, weights in zip(run.batches, run.weights, strict=True):
             if counts:
-                sums += _sums(run, watch, inputs, weights.double().numpy())
+                sums += _sums(run, watch, inputs, weights)
     edges = pairwise(accumulate(counts, initial=0))
     return {
         ParamKey(group, CURVATURE): sums[:, start:end].astype(np.float32)
@@ -69,7 +70,7 @@ def _sums(run: ProbeRun, watch: _Watch, inputs: Mapping[str, Tensor], weights: A
         relabelled = {**inputs, "labels": labels}
         rows = watch.gradients(losses_of(run.model, logits, relabelled, run.allowed))
         curvature += (rows * (weights * shares)[:, None]).T @ rows
-    head = np.array([weights @ losses.detach().double().numpy(), weights.sum()])
+    head = np.array([weights @ host(losses.double()), weights.sum()])
     above = np.repeat(head[:, None], gradient.shape[1], axis=1)
     return np.vstack([above, weights @ gradient, curvature])
 
@@ -80,13 +81,13 @@ def _labellings(
     """Labels for the batch, and how much the squared gradient of each example's loss counts."""
     labels = inputs["labels"]
     if run.model.base.recipe.task == "causal-lm":
-        yield labels, (labels[:, 1:] != IGNORED).sum(dim=1).double().numpy()
+        yield labels, host((labels[:, 1:] != IGNORED).sum(dim=1).double())
         return
     allowed = logits.detach().double().masked_fill(~run.allowed, -torch.inf)
     likely = allowed.softmax(dim=1).topk(min(_CLASSES, int(run.allowed.sum())), dim=1)
     shares = likely.values / likely.values.sum(dim=1, keepdim=True)
     for classes, share in zip(likely.indices.T, shares.T, strict=True):
-        yield classes, share.numpy()
+        yield classes, host(share)
 
 
 @dataclass(slots=True)
@@ -98,12 +99,13 @@ class _Watch:
 
     pairs: dict[GroupName, list[Factors]]
     scale: float
+    device: torch.device
     factors: dict[GroupName, Tensor] = field(default_factory=dict)  # (n, pairs) each
 
     def start(self, num_examples: int) -> None:
         """Fresh factors for a batch."""
         self.factors = {
-            group: torch.ones(num_examples, len(pairs), requires_grad=True)
+            group: torch.ones(num_examples, len(pairs), device=self.device, requires_grad=True)
             for group, pairs in self.pairs.items()
         }
 
@@ -115,8 +117,7 @@ class _Watch:
             torch.zeros_like(factor) if grad is None else grad
             for factor, grad in zip(wanted, found, strict=True)
         ]
-        stacked: Array = torch.cat(parts, dim=1).double().numpy()
-        return stacked
+        return host(torch.cat(parts, dim=1).double())
 
     @contextmanager
     def on(self, module: nn.Module) -> Iterator[None]:
@@ -138,9 +139,9 @@ class _Share:
     def __init__(self, watch: _Watch, group: GroupName) -> None:
         pairs = watch.pairs[group]
         self._watch, self._group = watch, group
-        self._a = torch.from_numpy(np.vstack([pair.a for pair in pairs]))  # (Σr, d_in)
-        self._b = torch.from_numpy(watch.scale * np.hstack([pair.b for pair in pairs]))
-        self._ranks = torch.tensor([pair.rank for pair in pairs])
+        self._a = _there(watch, np.vstack([pair.a for pair in pairs]))  # (Σr, d_in)
+        self._b = _there(watch, watch.scale * np.hstack([pair.b for pair in pairs]))
+        self._ranks = torch.tensor([pair.rank for pair in pairs], device=watch.device)
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x, factors = args[0], self._watch.factors[self._group]
@@ -152,3 +153,7 @@ class _Share:
         change = (factors - 1).repeat_interleave(self._ranks, dim=1)  # (n, Σr)
         change = change.reshape(len(x), *[1] * (x.ndim - 2), -1)
         return output + ((x @ self._a.T) * change) @ self._b.T
+
+
+def _there(watch: _Watch, array: Array) -> Tensor:
+    return torch.from_numpy(array).to(watch.device)

@@ -139,7 +139,7 @@ def _encoded(model: AdaptedModel, dataset: Dataset, sets: list[ExampleIds]) -> F
         if int(ids[0]) in model.kept_features:
             continue
         for chunk in dataset.test.bucketed(ids, BATCH_SIZE):
-            inputs = {n: torch.from_numpy(a) for n, a in dataset.test.collate(chunk).items()}
+            inputs = model.device.inputs(dataset.test.collate(chunk))
             model.kept_features |= zip(chunk.tolist(), model.features(inputs), strict=True)
     return model.kept_features
 
@@ -155,9 +155,10 @@ def _looked_at(
     correct, losses = dict[int, bool](), dict[int, float]()
     test = dataset.test
     for chunk in test.bucketed(ids, BATCH_SIZE):
-        inputs = {name: torch.from_numpy(array) for name, array in test.collate(chunk).items()}
+        inputs = model.device.inputs(test.collate(chunk))
         labels = inputs["labels"]
-        mask = torch.from_numpy(np.stack([allowed[int(task)] for task in test.tasks[chunk]]))
+        rows = np.stack([allowed[int(task)] for task in test.tasks[chunk]])
+        mask = model.device.tensor(rows)
         if known:
             logits = model.answers(torch.stack([known[example] for example in chunk.tolist()]))
         else:
@@ -174,7 +175,7 @@ def _generated(model: AdaptedModel, dataset: Dataset, ids: ExampleIds) -> tuple[
     """Exact match of greedily generated completions, and the completion loss."""
     test, right, loss_sum = dataset.test, dict[int, bool](), 0.0
     for chunk in test.bucketed(ids, BATCH_SIZE):
-        inputs = {name: torch.from_numpy(array) for name, array in test.collate(chunk).items()}
+        inputs = model.device.inputs(test.collate(chunk))
         loss_sum += float(completion_losses(model.logits(inputs), inputs["labels"]).sum())
         answers = generate(model, test, chunk)
         wanted = test.completion_texts(chunk)

@@ -67,9 +67,9 @@ def _boundaries(stream: StreamRecipe, seed: int) -> Boundaries:
 
 def classes_allowed(shop: Workshop, shard: Shard, tasks: Sequence[int]) -> torch.Tensor:
     """Classes the client holds of the tasks it has met, (C,); others are not pushed down."""
-    allowed = torch.zeros(len(shop.dataset.label_names), dtype=torch.bool)
-    allowed[torch.from_numpy(shard.classes_seen(tasks))] = True
-    return allowed
+    allowed = np.zeros(len(shop.dataset.label_names), dtype=np.bool_)
+    allowed[shard.classes_seen(tasks)] = True
+    return shop.model.device.tensor(allowed)
 
 
 def capacity_of(shop: Workshop, shard: Shard, work: Work) -> int:

@@ -45,11 +45,8 @@ def probe_run(
         probe=probe,
         model=shop.model,
         trainable=shop.model.trainable(assignment.groups),
-        batches=[
-            {name: torch.from_numpy(array) for name, array in split.collate(chunk).items()}
-            for chunk in chunks
-        ],
-        weights=[torch.from_numpy(weights[[place[i] for i in chunk.tolist()]]) for chunk in chunks],
+        batches=[shop.model.device.inputs(split.collate(chunk)) for chunk in chunks],
+        weights=[weights[[place[i] for i in chunk.tolist()]] for chunk in chunks],
         allowed=allowed,
         frozen={key: value for key, value in model.items() if is_merged(key)},
         scale=assignment.scale,

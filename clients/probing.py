@@ -12,10 +12,12 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.class_sums import class_counts, class_sums, moments
 from clients.coefficients import pair_curvature
+from clients.device import host
 from clients.model import AdaptedModel, example_losses
 from strategies.types import Array, GroupName, ParamKey, Probe, Tensors
 
@@ -36,7 +38,7 @@ class ProbeRun:
     model: AdaptedModel
     trainable: Trainable
     batches: Sequence[Inputs]
-    weights: Sequence[Tensor]
+    weights: Sequence[NDArray[np.float64]]
     allowed: Tensor
     frozen: Tensors = field(default_factory=dict)
     scale: float = 1.0
@@ -226,5 +228,5 @@ class _Watcher:
 def _leading(stack: Tensor, rank: int) -> Array:
     _, values, vectors = torch.linalg.svd(stack.float(), full_matrices=False)
     kept = min(rank, len(values))
-    found: Array = (values[:kept, None] * vectors[:kept]).numpy()
+    found: Array = host(values[:kept, None] * vectors[:kept])
     return np.ascontiguousarray(found)

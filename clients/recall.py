@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from clients.model import example_losses
 from strategies.protocols import ExampleIds, ReplayMemory, Retrieving
@@ -39,19 +41,31 @@ def interference(run: LocalRun, new: ExampleIds, candidates: ExampleIds) -> NDAr
     """
     parameters = list(run.trainable.values())
     before = losses_on(run, candidates)
-    loss = example_losses(run.model, run.tensors_of(new), run.allowed).mean()
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    gradients = mean_gradient(run, new, parameters)
     plan = run.work.optimization
     kept = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         for key, parameter, gradient in zip(run.trainable, parameters, gradients, strict=True):
             peak = plan.head_learning_rate if key.group == HEAD else plan.learning_rate
-            if gradient is not None:
-                parameter.sub_(peak * run.rate_factor * gradient)
+            parameter.sub_(peak * run.rate_factor * gradient)
         after = losses_on(run, candidates)
         for parameter, value in zip(parameters, kept, strict=True):
             parameter.copy_(value)
     return after - before
+
+
+def mean_gradient(
+    run: LocalRun, ids: ExampleIds, parameters: Sequence[torch.nn.Parameter]
+) -> list[Tensor]:
+    """Of the mean loss on ``ids``, computed in parts as a step is; zero where it does not reach."""
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    for part in run.parts(ids):
+        loss = example_losses(run.model, run.tensors_of(part), run.allowed).mean()
+        found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
+        for summed, gradient in zip(total, found, strict=True):
+            if gradient is not None:
+                summed += len(part) / len(ids) * gradient
+    return total
 
 
 def losses_on(run: LocalRun, ids: ExampleIds) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from clients.profile import free_disk_bytes
 from strategies.catalog import COMPRESSORS, build
 from strategies.compression.chain import decompress
 from strategies.errors import PerennialError
@@ -30,8 +31,16 @@ from strategies.types import (
 _KEPT_MESSAGES: Final = 2
 
 
+# Beside messages three versions of the client's own state are kept, and one of each is written.
+_COPIES: Final = 7
+
+
 class MissingTensorsError(PerennialError):
     """The server left out tensors that are not here any more."""
+
+
+class NoRoomError(PerennialError):
+    """The disk cannot hold what a client must keep of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +79,17 @@ class ReceivedTensors:
         return model
 
     def keep(self, step: int, model: Tensors) -> None:
-        """Remember a message's model; all but the newest few are forgotten."""
+        """Remember a message's model; all but the newest few are forgotten.
+
+        Raises: NoRoomError if the disk is too full for it and for what training will leave.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        needed = _COPIES * sum(value.nbytes for value in model.values())
+        if (free := free_disk_bytes(self.folder)) < needed:
+            raise NoRoomError(
+                f"{self.folder}: found {free} free bytes, expected {needed} for the client's "
+                f"state, {needed - free} are missing; free some space or use another state folder"
+            )
         path = self._path(step)
         temporary = path.with_suffix(".tmp")
         arrays = {key.text: np.ascontiguousarray(value) for key, value in model.items()}

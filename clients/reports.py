@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from clients.answering import Listener, Progress
+from clients.device import host
 from clients.methods.base import ClientMethod
 from strategies.lora import keys_of
 from strategies.types import LORA_A, LORA_B, Array, GroupName, ParamKey, Tensors
@@ -60,7 +61,7 @@ class Sensitivity(ClientMethod):
         for key, mean in self.mean.items():
             score = (mean * self.uncertainty[key]).mean(dim=1 if key.part == LORA_A else 0)
             name = ParamKey(key.group, "sensitivity")
-            found[name] = found.get(name, 0) + score.numpy()
+            found[name] = found.get(name, 0) + host(score)
         return found
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from strategies.errors import ConfigError, Fault
@@ -21,6 +21,9 @@ class ClientSettings:
 
     ``data``, if given, replaces the data section of whatever recipe the server sends: the server
     never chooses which files are read here.  Simulated clients leave it out.
+    ``kind`` is what the device is to count as, None for a simulated client; ``"cpu"`` leaves a GPU
+    alone.  ``memory_limit_bytes`` is the most training may take, the program included, and
+    ``uplink_limit_bytes_per_second`` what plans may count on; the line itself is not throttled.
     ``max_message_bytes`` is the largest message a warm trainer makes room for.
     """
 
@@ -31,6 +34,9 @@ class ClientSettings:
     data_folder: Path | None = None
     data: DataRecipe | None = None
     num_threads: Annotated[int, Ge(1)] = 1
+    kind: Literal["auto", "edge", "gpu", "cpu"] | None = None
+    memory_limit_bytes: Annotated[int, Ge(1)] | None = None
+    uplink_limit_bytes_per_second: Annotated[float, Gt(0)] | None = None
     max_message_bytes: Annotated[int, Ge(1)] = MAX_MESSAGE_BYTES
 
 

@@ -7,6 +7,7 @@ loaded once per recipe and shared, what belongs to one client lies in its durabl
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,16 +25,17 @@ from clients.answers import (
     metrics_of,
 )
 from clients.data import Shard
+from clients.describing import profile_of
 from clients.evaluation import evaluate
 from clients.feedback import Feedback
 from clients.local_run import capacity_of, classes_allowed, local_run, method_of
 from clients.probed import probe_run, probed
-from clients.received import MissingTensorsError, ReceivedTensors
+from clients.received import MissingTensorsError, NoRoomError, ReceivedTensors
 from clients.reports import Announced, Sensitivity, component_norms
 from clients.settings import ClientSettings
 from clients.state_store import ClientState, ClientStateStore
 from clients.training import LocalRun, train
-from clients.workshop import Workshop, open_workshop, shard_of, tokens_per_example
+from clients.workshop import Workshop, open_workshop, shard_of
 from strategies.catalog import COMPRESSORS, build
 from strategies.errors import PerennialError
 from strategies.lora import is_merged
@@ -77,7 +79,7 @@ class LocalTrainer:
     _workshops: dict[str, Workshop] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        torch.set_num_threads(self.settings.num_threads)
+        torch.set_num_threads(min(self.settings.num_threads, os.cpu_count() or 1))
 
     def answer(self, client_id: ClientId, message: bytes) -> bytes:
         """The reply to any message of ours; this client's faults come back as values."""
@@ -116,18 +118,7 @@ class LocalTrainer:
         """This client's profile, and the base model's own values of ``groups``."""
         shop = self._workshop(recipe_json)
         shard = shard_of(shop, client_id)
-        kind, name = device.device_kind()
-        profile = ClientProfile(
-            client_id=client_id,
-            kind=kind,
-            device=name,
-            memory_bytes=device.memory_bytes(),
-            tasks=shop.dataset.tasks,
-            num_train=shard.num_train,
-            num_test=shard.num_test,
-            model=shop.base.description,
-            tokens_per_example=tokens_per_example(shop, shard),
-        )
+        profile = profile_of(shop, shard, client_id, self.settings)
         return profile, shop.model.base_values(groups)
 
     def run(
@@ -144,6 +135,8 @@ class LocalTrainer:
             model = self._assemble(shop, assignment, tensors)
         except MissingTensorsError as error:
             return failed(assignment, FailureReason.MISSING_TENSORS, str(error))
+        except NoRoomError as error:
+            return failed(assignment, FailureReason.NO_ROOM, str(error))
         model |= _own(assignment, state)
         shop.model.apply(model, assignment.scale)
         clock.lap("load")
@@ -232,7 +225,7 @@ class LocalTrainer:
             sketches=sketches,
             metrics=metrics_of(run, loss),
             seconds=clock.seconds(),
-            peak_memory_bytes=device.peak_memory_bytes(),
+            peak_memory_bytes=device.peak_memory_bytes(run.model.device),
             remembered=run.remembered,
         )
 

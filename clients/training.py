@@ -17,7 +17,8 @@ from clients.memory import saved_for_backward
 from clients.model import AdaptedModel, losses_of
 from clients.recall import measured
 from clients.state_store import ClientState
-from strategies.protocols import ExampleIds, Offer, ReplayMemory, ReplayPolicy, Weighing
+from strategies.errors import ModelError
+from strategies.protocols import ExampleIds, Offer, ReplayPolicy, Weighing
 from strategies.recipe import ModelRecipe
 from strategies.rng import Rng
 from strategies.types import HEAD, GroupName, Optimization, ParamKey, Remembered, Tensors, Work
@@ -25,6 +26,9 @@ from strategies.types import HEAD, GroupName, Optimization, ParamKey, Remembered
 if TYPE_CHECKING:
     from clients.data import Dataset
     from clients.methods.base import ClientMethod
+
+
+Weights = NDArray[np.float64]
 
 
 class Draw(NamedTuple):
@@ -94,7 +98,12 @@ class LocalRun:
         split, targets = self.dataset.train, self.state.targets
         answers = targets.of(ids) if targets else {}
         arrays = split.collate_answered(ids, answers) if answers else split.collate(ids)
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return self.model.device.inputs(arrays)
+
+    def parts(self, ids: ExampleIds) -> list[ExampleIds]:
+        """``ids`` as they are computed: at once, or in parts of ``work.micro_batch_size``."""
+        size = self.work.micro_batch_size or max(len(ids), 1)
+        return [ids[at : at + size] for at in range(0, len(ids), size)]
 
     def remember(self) -> None:
         """Offer the memory what was trained on for the first time in this task, in id order."""
@@ -112,7 +121,11 @@ def train(run: LocalRun, methods: Sequence[ClientMethod]) -> float:
     """Carry out ``run.work`` on the model in place; the mean loss, NaN without steps.
 
     The optimizer is fresh: the server's merge may have rotated the factors its moments belong to.
+    Raises: ModelError for parts of batches where a method needs whole ones.
     """
+    if run.work.micro_batch_size and (whole := [m for m in methods if not m.splits]):
+        name = type(whole[0]).__name__
+        raise ModelError(f"{name} needs whole batches, the plan has micro-batches; leave one out")
     run.received = {key: p.detach().clone() for key, p in run.trainable.items()}
     if run.work.replay.measured:
         memory, run.remembered = measured(run)
@@ -144,6 +157,7 @@ def _steps(run: LocalRun, methods: Sequence[ClientMethod], ids: ExampleIds) -> l
     optimizer = _optimizer(run.trainable, work.optimization)
     base_rates = [group["lr"] for group in optimizer.param_groups]
     run.model.module.train()
+    run.model.checkpoint(on=work.checkpointing)
     for step, new in enumerate(_batches(ids, run.dataset.train.lengths, work, run.rng)):
         run.step = step
         progress = (work.first_step + step) / work.total_steps
@@ -151,6 +165,7 @@ def _steps(run: LocalRun, methods: Sequence[ClientMethod], ids: ExampleIds) -> l
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * run.rate_factor
         losses.append(_one_step(run, methods, new, optimizer, parameters))
+    run.model.checkpoint(on=False)
     run.model.module.eval()
     return losses
 
@@ -165,16 +180,15 @@ def _one_step(
     draw = Draw(new, new[:0])
     for method in methods:
         draw = method.batch(run, draw)
-    inputs = run.tensors_of(np.concatenate(draw))
-    batch = Batch(draw, inputs, _logits(run, inputs, parameters))
-    losses = losses_of(run.model, batch.logits, inputs, run.allowed)
-    if len(draw.replayed) and isinstance(run.policy, Weighing):
-        losses = losses * _weights(run.policy, run.state.memory, draw)
-    loss = losses.mean()
-    for method in methods:
-        loss = method.loss(run, batch, loss)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch
+    loss, count, at = 0.0, sum(map(len, draw)), 0
+    weights = _weights(run, draw)
+    for ids in run.parts(np.concatenate(draw)):
+        part = Draw(draw.new[at : at + len(ids)], ids[max(len(draw.new) - at, 0) :])
+        batch = Batch(part, inputs := run.tensors_of(ids), _logits(run, inputs, parameters))
+        share = len(ids) / count
+        loss += share * _backward(run, methods, batch, weights[at : at + len(ids)], share)
+        at += len(ids)
     for method in methods:
         method.grad(run)
     torch.nn.utils.clip_grad_norm_(parameters, run.work.optimization.max_grad_norm)
@@ -183,21 +197,40 @@ def _one_step(
         method.after_step(run)
     run.num_new += len(draw.new)
     run.used.update(draw.new.tolist())
+    return loss
+
+
+def _backward(
+    run: LocalRun, methods: Sequence[ClientMethod], batch: Batch, weights: Weights, share: float
+) -> float:
+    """Add the gradient of a part's loss, of which the batch's is the mean; the part's loss."""
+    losses = losses_of(run.model, batch.logits, batch.inputs, run.allowed)
+    if len(batch.draw.replayed) and isinstance(run.policy, Weighing):
+        losses = losses * run.model.device.tensor(weights).float()
+    loss = losses.mean()
+    for method in methods:
+        loss = method.loss(run, batch, loss)
+    (loss * share if share < 1 else loss).backward()  # type: ignore[no-untyped-call]  # torch
     return loss.item()
 
 
-def _weights(policy: Weighing, memory: ReplayMemory, draw: Draw) -> Tensor:
+def _weights(run: LocalRun, draw: Draw) -> Weights:
     """A factor for each example of a batch, (n,); 1 for what is not in the memory."""
+    memory, policy = run.state.memory, run.policy
     factors = np.ones(len(draw.new) + len(draw.replayed))
-    held = len(draw.new) + np.flatnonzero(np.isin(draw.replayed, memory.ids))
-    factors[held] = policy.weights(memory, draw.replayed[held - len(draw.new)])
-    return torch.from_numpy(factors).float()
+    if isinstance(policy, Weighing):
+        held = len(draw.new) + np.flatnonzero(np.isin(draw.replayed, memory.ids))
+        factors[held] = policy.weights(memory, draw.replayed[held - len(draw.new)])
+    return factors
 
 
 def _logits(
     run: LocalRun, inputs: Mapping[str, Tensor], parameters: list[torch.nn.Parameter]
 ) -> Tensor:
-    """The forward pass; the first one also measures what its backward pass will hold on to."""
+    """The forward pass; the first one also measures what its backward pass will hold on to.
+
+    With checkpointing that is less than the backward pass takes, which keeps a block's again.
+    """
     if run.step_memory_bytes:
         return run.model.logits(inputs)
     with saved_for_backward(run.model.module.parameters()) as saved:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from clients.data import Dataset, Shard, open_dataset
+from clients.device import best_device
 from clients.model import AdaptedModel, Base, build_base
+from clients.profile import resident_bytes
 from clients.settings import ClientSettings
+from strategies.cost import FLOAT_BYTES
 from strategies.errors import ModelError
 from strategies.recipe import SharedRecipe
 from strategies.types import ClientId, client_ids
+
+if TYPE_CHECKING:
+    from clients.calibration import Calibration
+
+# Tensors of the widest layer's outputs that are there at once in a forward pass, and some.
+_PASSING_COPIES: Final = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +32,7 @@ class Workshop:
     dataset: Dataset
     base: Base
     model: AdaptedModel
+    calibrations: list[Calibration] = field(default_factory=list)  # one, once it was asked for
 
 
 def open_workshop(recipe_json: str, settings: ClientSettings) -> Workshop:
@@ -37,8 +48,25 @@ def open_workshop(recipe_json: str, settings: ClientSettings) -> Workshop:
         seed=recipe.seed,
         public_images=dataset.public_images,
         cache_folder=settings.cache_folder,
-    )
+    ).moved(best_device(gpu_allowed=settings.kind != "cpu"))
+    if settings.memory_limit_bytes and not base.device.on_gpu:
+        room = settings.memory_limit_bytes - resident_bytes(base.device)
+        dataset = dataset.at_most(_examples_in(room, dataset, base))
     return Workshop(recipe=recipe, dataset=dataset, base=base, model=AdaptedModel(base))
+
+
+def _examples_in(room: int, dataset: Dataset, base: Base) -> int:
+    """How many of the longest examples can go forward through the model in ``room`` bytes."""
+    rows = [
+        shape[0]
+        for group in base.description.groups
+        if group.kind != "embedding" or base.recipe.task == "causal-lm"
+        for shape in group.parts.values()
+        if len(shape) == 2
+    ]
+    splits = (dataset.train.lengths, dataset.test.lengths)
+    longest = max(_patches(base) or 1, *(int(lengths.max(initial=1)) for lengths in splits))
+    return max(int(room / (_PASSING_COPIES * FLOAT_BYTES * longest * max(rows))), 1)
 
 
 def shard_of(shop: Workshop, client_id: ClientId) -> Shard:
@@ -54,9 +82,17 @@ def shard_of(shop: Workshop, client_id: ClientId) -> Shard:
 
 def tokens_per_example(shop: Workshop, shard: Shard) -> float:
     """Mean length of the client's training examples; for images, their patches and one more."""
-    config, ids = shop.base.module.config, np.concatenate([*shard.train, np.zeros(0, np.int64)])
-    side, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
-    if isinstance(side, int) and isinstance(patch, int):
-        return float((side // patch) ** 2 + 1)
+    ids = np.concatenate([*shard.train, np.zeros(0, np.int64)])
+    if patches := _patches(shop.base):
+        return float(patches)
     lengths = shop.dataset.train.lengths[ids.astype(np.int64)]
     return float(lengths.mean()) if len(lengths) else 1.0
+
+
+def _patches(base: Base) -> int | None:
+    """An image's patches and one more; None where the model looks at no patches."""
+    config = base.module.config
+    side, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    if isinstance(side, int) and isinstance(patch, int):
+        return (side // patch) ** 2 + 1
+    return None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from orchestrator import memory
 from orchestrator.learning import Evidences
 from orchestrator.plans import Plan
 from orchestrator.recall import drifts
@@ -54,6 +56,9 @@ def predicted(assignment: Assignment, plan: Plan) -> dict[str, float]:
         return {}
     profile = next(c for c in plan.view.clients if c.client_id == assignment.client_id)
     costs, plans = CostModel.of(plan.view.groups, plan.view.budget, profile), assignment.groups
+    work, parts = assignment.work, costs
+    if work.micro_batch_size:
+        parts = replace(costs, budget=replace(costs.budget, batch_size=work.micro_batch_size))
     measured = {
         "predicted_seconds": costs.compute_seconds(profile, plans),
         "uplink_bytes_per_second": profile.uplink_bytes_per_second,
@@ -61,10 +66,11 @@ def predicted(assignment: Assignment, plan: Plan) -> dict[str, float]:
         "link_error": profile.link_error,
     }
     return {
-        "flops": assignment.work.steps * costs.flops_per_step(plans),
-        "predicted_memory_bytes": costs.training_bytes(plans),
+        "flops": work.steps * costs.flops_per_step(plans),
+        "predicted_memory_bytes": parts.training_bytes(plans),
         "predicted_bytes_up": costs.bytes_up(plans) + costs.message_bytes(plans),
         **{name: value for name, value in measured.items() if value is not None},
+        **memory.predictions(work, costs, plans, profile),
     }
 
 

@@ -135,6 +135,9 @@ class Fleet:
             )
         if speed:
             client = replace(client, flops_per_second=speed.rate())
+        measured, lent = client.uplink_bytes_per_second, client.uplink_limit_bytes_per_second
+        if measured and lent:
+            client = replace(client, uplink_bytes_per_second=min(measured, lent))
         return client
 
     def _observe_link(self, reply: ReplyRecord) -> None:

@@ -125,11 +125,12 @@ class FlowerTransport:
         start = time.monotonic()
         with TemporaryDirectory(prefix="perennial-replies-") as folder:
             spool, following = Spool(Path(folder)), 0
-            sent, sizes = self._send_all(orders, spool, timeout_seconds)
+            sent, sizes, pushed = self._send_all(orders, spool, timeout_seconds)
             index_of = {order.assignment.client_id: i for i, order in enumerate(orders)}
             try:
                 for letter, answer in self._answers(sent, start + timeout_seconds, on_wait):
-                    spool.put(index_of[sent[letter][0]], answer, time.monotonic() - start)
+                    index = index_of[sent[letter][0]]
+                    spool.put(index, answer, time.monotonic() - pushed[index])
                     while (ready := spool.take(following)) is not None:
                         yield reply_of(orders[following], sizes[following], *ready)
                         following += 1
@@ -145,14 +146,15 @@ class FlowerTransport:
 
     def _send_all(
         self, orders: Sequence[Order], spool: Spool, timeout_seconds: float
-    ) -> tuple[_Sent, list[int]]:
-        """Send every order that has a node; the letters, and the size of every message."""
-        sent, sizes = _Sent(), list[int]()
+    ) -> tuple[_Sent, list[int], list[float]]:
+        """Send every order that has a node; the letters, and every message's size and time."""
+        sent, sizes, pushed = _Sent(), list[int](), list[float]()
         for index, order in enumerate(orders):
             client, lifetime = order.assignment.client_id, LIFETIME * timeout_seconds
             node, letter = self._nodes.homes.get(client), None
             message = encode_assignment(order.assignment, order.tensors)
             sizes.append(len(message))
+            pushed.append(time.monotonic())
             if node is not None:
                 letter = self._post.send(
                     node, message, MessageType.TRAIN, lifetime, order.assignment
@@ -161,7 +163,7 @@ class FlowerTransport:
                 sent[letter] = (client, node)
             else:
                 spool.put(index, gone("was gone before it could be asked"), 0.0)
-        return sent, sizes
+        return sent, sizes, pushed
 
     def _answers(
         self, sent: _Sent, deadline: float, on_wait: OnWait

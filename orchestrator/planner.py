@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
-from orchestrator import heads, recall
+from orchestrator import heads, memory, recall
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation
 from orchestrator.fleet import Fleet
@@ -16,6 +16,7 @@ from orchestrator.schedule import schedule
 from orchestrator.situation import Situation
 from orchestrator.store.base import RoundKind
 from strategies.errors import StrategyError
+from strategies.fitting import TooLarge
 from strategies.protocols import Adaptive
 from strategies.rng import rng_for
 from strategies.types import (
@@ -98,17 +99,17 @@ def _probing(at: Situation) -> Plan:
         max_rank=question.max_rank,
         remembered=question.remembered,
     )
-    kept, plans = at.kept(view), at.candidates()
-    orders = [
-        at.order(
-            c.client_id,
-            plans,
-            kept.get(c.client_id, {}),
-            probe=replace(probe, tasks=at.step.tasks_of(c.client_id)),
-        )
-        for c in cohort
-    ]
-    return at.plan(orders, view)
+    kept, plans, notes = at.kept(view), at.candidates(), list[str]()
+    orders = list[Order]()
+    for client in view.clients:
+        own = replace(probe, tasks=at.step.tasks_of(client.client_id))
+        fitting = memory.fitted_probe(own, view, client, plans)
+        if isinstance(fitting, TooLarge):
+            notes.append(memory.refusal(client, fitting))
+            continue
+        own_kept = kept.get(client.client_id, {})
+        orders.append(at.order(client.client_id, plans, own_kept, probe=fitting))
+    return at.plan(orders, view, tuple(notes))
 
 
 def _summing(at: Situation) -> Plan:
@@ -139,10 +140,10 @@ def _training(at: Situation) -> Plan:
 
 def _replaying(at: Situation) -> Plan:
     """Let those who may remember train what forgets, if anything needs it."""
-    strategy, memory = at.config.replay_rounds(), at.state.memories.get(RECALL, {})
+    strategy, recalled = at.config.replay_rounds(), at.state.memories.get(RECALL, {})
     if strategy is None:
         raise StrategyError(f"replay at step {at.state.step_index} without replay rounds")
-    seen = recall.view_of(memory)
+    seen = recall.view_of(recalled)
     chosen = strategy.groups(seen)
     if not chosen:
         worst = max(seen.rises.values(), default=0.0)
@@ -184,13 +185,17 @@ def _trained(
         if not plans:
             silent.append(client.client_id)
             continue
+        own_work = memory.fitted(_shared_out(at, work, client), view, client, plans)
+        if isinstance(own_work, TooLarge):
+            notes = (*notes, memory.refusal(client, own_work))
+            continue
         orders.append(
             at.order(
                 client.client_id,
                 plans,
                 kept.get(client.client_id, {}),
                 left_out,
-                work=_shared_out(at, work, client),
+                work=own_work,
                 evaluation=_mid_task_evaluation(at),
             )
         )
@@ -221,8 +226,8 @@ def _shared_out(at: Situation, work: Work, client: ClientProfile) -> Work:
     steering = at.config.replay.steering
     if steering is None:
         return work
-    memory = at.state.memories.get(RECALL, {})
-    share = recall.share_of(steering, work.replay.share, client, memory)
+    remembered = at.state.memories.get(RECALL, {})
+    share = recall.share_of(steering, work.replay.share, client, remembered)
     return replace(work, replay=replace(work.replay, share=share))
 
 

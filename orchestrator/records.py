@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from orchestrator.memory import excess, in_words
 from orchestrator.plans import Plan
 from orchestrator.rounds import Outcome
 from orchestrator.store.base import EventRecord, RoundRecord
@@ -12,7 +13,7 @@ from orchestrator.store.base import EventRecord, RoundRecord
 def round_record(
     plan: Plan, outcome: Outcome, checkpoint: str, seconds: dict[str, float]
 ) -> RoundRecord:
-    """The row of a step, with an event for every note of its plan and every failure."""
+    """The row of a step, with events: its plan's notes, failures, memory limits passed."""
     step, now = plan.step, datetime.now(UTC)
     notes = [EventRecord(at=now, kind="planned", message=note) for note in plan.notes]
     failures = [
@@ -24,6 +25,17 @@ def round_record(
         )
         for reply in outcome.replies
         if reply.status == "failed"
+    ]
+    above = [
+        EventRecord(
+            at=now,
+            kind="memory-exceeded",
+            message=f"{reply.client_id} took {over} bytes more than its limit: "
+            f"{in_words(reply.metrics, reply.peak_memory_bytes)}",
+            data={"client_id": reply.client_id, "step_index": plan.step_index},
+        )
+        for reply in outcome.replies
+        if (over := excess(reply.metrics, reply.peak_memory_bytes))
     ]
     return RoundRecord(
         step_index=plan.step_index,
@@ -38,5 +50,5 @@ def round_record(
         drift={str(name): moved for name, moved in outcome.drift.items()},
         replies=outcome.replies,
         scores=outcome.scores,
-        events=(*notes, *failures),
+        events=(*notes, *failures, *above),
     )

@@ -93,7 +93,10 @@ class ShownRound(TypedDict):
 
 
 class ShownClient(TypedDict):
-    """A client over the whole run; ``ranks`` are those of the last round it trained in."""
+    """A client over the whole run; ``ranks`` are those of the last round it trained in.
+
+    ``memory_plan`` says how that round was cut to fit the client's limit, None without one.
+    """
 
     client_id: str
     rounds: int
@@ -107,6 +110,7 @@ class ShownClient(TypedDict):
     forgetting: float | None
     peak_memory_bytes: int
     ranks: dict[str, int]
+    memory_plan: str | None
 
 
 class Spread(TypedDict):

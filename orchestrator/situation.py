@@ -15,6 +15,7 @@ from orchestrator.outgoing import Kept, Sender
 from orchestrator.plans import AGGREGATION, SELECTION, Order, Plan
 from orchestrator.schedule import Step, schedule
 from orchestrator.shapes import largest_reply
+from strategies.catalog import WHOLE_BATCH
 from strategies.compression.chain import bytes_per_value
 from strategies.errors import StrategyError
 from strategies.lora import factors_of, spectrum
@@ -63,6 +64,7 @@ class Situation:
             bytes_per_value_up=bytes_per_value(self.config.compressors()),
             bytes_per_value_down={"fp32": 4.0, "int8": 1.0}.get(self.config.strategy.downlink, 2.0),
             own_tasks=self.step.own,
+            divisible=not WHOLE_BATCH & {method.name for method in learning.methods},
         )
         return RoundView(
             task_index=self.step.task_index,

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from orchestrator.forgetting import explained
+from orchestrator.memory import in_words
 from orchestrator.metrics import METRICS, AccuracyMatrix, by_client, worst_decile
 from orchestrator.releases import described, verdicts
 from orchestrator.results import (
@@ -275,6 +276,9 @@ def _client(client_id: str, replies: Sequence[ReplyRecord], own: AccuracyMatrix 
         "forgetting": own.forgetting() if own else None,
         "peak_memory_bytes": max(reply.peak_memory_bytes for reply in replies),
         "ranks": dict(trained[-1].ranks) if trained else {},
+        "memory_plan": in_words(trained[-1].metrics, trained[-1].peak_memory_bytes)
+        if trained
+        else None,
     }
 
 

@@ -173,6 +173,8 @@ CLIENT_METHODS: Final[dict[str, str]] = {
 }
 REMEMBERING: Final = frozenset({"er", "derpp", "agem", "dmt"})
 """Client methods that fill the memory."""
+WHOLE_BATCH: Final = frozenset({"derpp", "lwf"})
+"""Client methods whose loss cannot be computed on a batch part by part."""
 GAUGE_BOUND: Final = frozenset({"ewc", "online-ewc"})
 """Client methods that compare single entries of factors over rounds."""
 KINDS: Final[Mapping[str, Mapping[str, Any]]] = {

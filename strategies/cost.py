@@ -44,10 +44,11 @@ Plans = Mapping[GroupName, GroupPlan]
 
 def cautious(client: ClientProfile) -> ClientProfile:
     """The profile with slow values in place of what has not been measured yet."""
+    uplink = client.uplink_bytes_per_second or UNMEASURED_BYTES_PER_SECOND
     return replace(
         client,
         flops_per_second=client.flops_per_second or UNMEASURED_FLOPS_PER_SECOND,
-        uplink_bytes_per_second=client.uplink_bytes_per_second or UNMEASURED_BYTES_PER_SECOND,
+        uplink_bytes_per_second=min(uplink, client.uplink_limit_bytes_per_second or uplink),
         downlink_bytes_per_second=client.downlink_bytes_per_second or UNMEASURED_BYTES_PER_SECOND,
     )
 
@@ -162,6 +163,20 @@ class CostModel:
         tokens = self.budget.batch_size * self.tokens_per_example
         widths = sum(spec.linear[1] for spec in self.groups[deepest:] if spec.linear)
         return tokens * widths * FLOAT_BYTES * (1 + _OTHER_ACTIVATIONS)
+
+    def kept_bytes(self, plans: Plans, client: ClientProfile) -> float:
+        """Activations one of the client's longest examples keeps for its backward pass.
+
+        As the client measured them, less what lies below the deepest trained group.
+        """
+        longest = client.longest_example or self.tokens_per_example
+        one = replace(self.budget, batch_size=1)
+        costs = replace(self, budget=one, tokens_per_example=longest)
+        if client.activation_bytes is None:
+            return costs._activation_bytes(plans)
+        every = {spec.name: Dense() for spec in self.groups}
+        share = costs._activation_bytes(plans) / max(costs._activation_bytes(every), 1.0)
+        return client.activation_bytes * share
 
     def compute_seconds(self, client: ClientProfile, plans: Plans) -> float | None:
         """Seconds of the round's local steps, None until the client's speed is known."""

@@ -102,9 +102,18 @@ class TaskInfo:
 class ClientProfile:
     """What a client says of itself.  ``num_train`` and ``num_test`` count examples per task.
 
-    ``tokens_per_example`` is the mean length of its training examples as the model sees them.
+    ``tokens_per_example`` is the mean length of its training examples as the model sees them,
+    ``longest_example`` the greatest, None where that was not told.
     Rates are what the server has measured of it, less ``link_error``, by how much transfers usually
-    miss what was expected of them (0.5: by half); ``None`` until then.
+    miss what was expected of them (0.5: by half); ``None`` until then.  A client that has timed
+    itself says ``flops_per_second`` first, with the ``step_seconds`` it took.
+
+    ``memory_bytes`` is what its device has or, if less, what its operator gives;
+    ``memory_limit_bytes`` is what training must fit in, None where it may use what it needs, and
+    ``resident_bytes`` of that are taken before training begins; ``activation_bytes`` are what it
+    found one of its longest examples to keep for a backward pass through the whole model.
+    ``uplink_limit_bytes_per_second`` is the most its operator lends.  ``dtypes`` are the numbers
+    its products can be made in, ``recomputes`` says whether its model's blocks can be checkpointed.
     """
 
     client_id: ClientId
@@ -120,6 +129,16 @@ class ClientProfile:
     uplink_bytes_per_second: float | None = None
     downlink_bytes_per_second: float | None = None
     link_error: float | None = None
+    memory_limit_bytes: int | None = None
+    resident_bytes: int = 0
+    activation_bytes: int | None = None
+    longest_example: int | None = None
+    step_seconds: float | None = None
+    free_disk_bytes: int | None = None
+    uplink_limit_bytes_per_second: float | None = None
+    dtypes: tuple[str, ...] = ("float32",)
+    backprop: bool = True
+    recomputes: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +224,9 @@ class Work:
     """``steps`` optimizer updates, starting at ``first_step`` of the task's ``total_steps``.
 
     On the examples of ``tasks`` or, with ``source`` "memory", on those the client's memory holds.
+    A step's gradient is that of its whole batch, whatever is computed at once: with
+    ``micro_batch_size`` no more examples than that; with ``checkpointing`` each block's activations
+    are computed again for its backward pass instead of being kept.
     """
 
     tasks: tuple[int, ...]
@@ -218,6 +240,8 @@ class Work:
     compression: tuple[StrategyChoice, ...] = ()
     reports: tuple[Statistic, ...] = ()
     source: Literal["tasks", "memory"] = "tasks"
+    micro_batch_size: int | None = None
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,9 +328,18 @@ class Assignment:
     kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
     held: Held = field(default_factory=Held)
 
+    def plain(self) -> dict[str, Any]:
+        """As JSON holds it, without what says nothing: a plan that fits costs no byte more."""
+        fields = asdict(self)
+        if self.work and self.work.micro_batch_size is None:
+            del fields["work"]["micro_batch_size"]
+        if self.work and not self.work.checkpointing:
+            del fields["work"]["checkpointing"]
+        return fields
+
     def plan_hash(self) -> str:
         """Names this plan; an update made for another plan carries another hash."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.plain(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -379,6 +412,7 @@ class FailureReason(StrEnum):
     STALE = "stale"  # made for a state of too long ago
     MISSING_TENSORS = "missing-tensors"  # it was thought to hold tensors it has lost
     BUSY = "busy"  # its trainer is at work on something else
+    NO_ROOM = "no-room"  # its disk cannot hold what it must keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -413,6 +447,7 @@ class RoundBudget:
     ``deadline_seconds`` covers download, local steps and upload, None if nobody waits for it.
     ``bytes_per_value_*`` is what a value of a tensor takes on the wire after compression; ``tasks``
     are those trained on, ``own_tasks`` those of each client where they do not train on the same.
+    ``divisible``: a batch's gradient may be computed part by part.
     """
 
     deadline_seconds: float | None = None
@@ -422,6 +457,7 @@ class RoundBudget:
     bytes_per_value_up: float = 4.0
     bytes_per_value_down: float = 4.0
     own_tasks: Mapping[ClientId, tuple[int, ...]] = field(default_factory=dict)
+    divisible: bool = True
 
     def held(self, client: ClientProfile) -> int:
         """Training examples ``client`` has of the tasks it trains on."""

@@ -60,7 +60,7 @@ class _UpdateHeader:
 
 def encode_assignment(assignment: Assignment, tensors: Tensors) -> bytes:
     """An assignment with the state its client starts from."""
-    return _pack("assignment", asdict(assignment), tensors)
+    return _pack("assignment", assignment.plain(), tensors)
 
 
 def decode_assignment(message: bytes) -> tuple[Assignment, Tensors]:

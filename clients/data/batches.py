@@ -112,11 +112,13 @@ class Encoded:
     """A split as the model sees it.  An example's id is its place here.
 
     ``labels`` (n,) are class indices, −1 for a causal LM; ``tasks`` (n,) are task indices.
+    ``most_at_once`` bounds the batches of ``bucketed``, None where memory does not.
     """
 
     labels: Longs
     tasks: Longs
     inputs: Inputs
+    most_at_once: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -157,7 +159,8 @@ class Encoded:
     def bucketed(self, ids: Longs, batch_size: int) -> list[Longs]:
         """``ids`` in batches of similar length, shortest first, so that little is padded."""
         ordered = ids[np.lexsort((ids, self.lengths[ids]))]
-        return [ordered[at : at + batch_size] for at in range(0, len(ordered), batch_size)]
+        size = min(batch_size, self.most_at_once or batch_size)
+        return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
     def prompt_lengths(self, ids: Longs) -> Longs:
         """Tokens of each prompt, (n,)."""

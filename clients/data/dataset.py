@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,11 @@ class Dataset:
     def num_truncated(self) -> int:
         """Examples of both splits that were longer than ``max_length``."""
         return self.train.inputs.num_truncated + self.test.inputs.num_truncated
+
+    def at_most(self, count: int) -> Dataset:
+        """The same data, of which no more than ``count`` examples are looked at together."""
+        train = replace(self.train, most_at_once=count)
+        return replace(self, train=train, test=replace(self.test, most_at_once=count))
 
     def shard(self, client_index: int) -> Shard:
         """The examples of one client; there may be none.

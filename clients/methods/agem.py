@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from clients.methods.base import ClientMethod
-from clients.model import example_losses
+from clients.recall import mean_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,11 +34,7 @@ class AveragedGem(ClientMethod):
             return
         run.num_replayed += len(ids)
         trained = [p for p in run.trainable.values() if p.grad is not None]
-        loss = example_losses(run.model, run.tensors_of(ids), run.allowed).mean()
-        found = torch.autograd.grad(loss, trained, allow_unused=True)
-        reference = [
-            torch.zeros_like(p) if g is None else g for p, g in zip(trained, found, strict=True)
-        ]
+        reference = mean_gradient(run, ids, trained)
         project([p.grad for p in trained if p.grad is not None], reference)
 
     def after_local(self, run: LocalRun) -> None:

@@ -27,6 +27,11 @@ class ClientMethod:
     """Whether it fills the memory; ``catalog.REMEMBERING`` says so to the server."""
     stores_logits: ClassVar[bool] = False
     """Whether what a class's answers take counts among an example's bytes in the memory."""
+    splits: ClassVar[bool] = True
+    """Whether ``loss`` over a batch is the mean of ``loss`` over its parts, weighted by examples.
+
+    Then it may be called part by part; ``catalog.WHOLE_BATCH`` names those for which it may not.
+    """
 
     def task_start(self, run: LocalRun) -> None:
         """The client's first local training of a task, given or noticed."""
@@ -43,7 +48,7 @@ class ClientMethod:
         return draw
 
     def loss(self, run: LocalRun, batch: Batch, loss: Tensor) -> Tensor:
-        """The scalar to differentiate."""
+        """The scalar to differentiate, of a batch or of a part of one."""
         return loss
 
     def grad(self, run: LocalRun) -> None:

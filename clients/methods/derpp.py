@@ -33,6 +33,7 @@ class DarkExperienceReplay(ClientMethod):
 
     remembers: ClassVar[bool] = True
     stores_logits: ClassVar[bool] = True
+    splits: ClassVar[bool] = False  # draws from the memory once per batch
     alpha: Annotated[float, Ge(0)] = 0.3
     beta: Annotated[float, Ge(0)] = 0.5
 
@@ -42,7 +43,7 @@ class DarkExperienceReplay(ClientMethod):
         known = ids[np.isin(ids, stored.ids)]
         if len(known):
             now = run.model.logits(run.tensors_of(known)).float()
-            loss = loss + self.alpha * _distance(now, rows_of(stored, known))
+            loss = loss + self.alpha * _distance(now, rows_of(stored, known, run.model.device))
         again = run.policy.draw(run.state.memory, count, run.memory_rng)
         if self.beta and len(again):
             replayed = example_losses(run.model, run.tensors_of(again), run.allowed).mean()

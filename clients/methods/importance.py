@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from clients.device import beside, host
 from clients.model import IGNORED
 from clients.state_store import Importance
 from strategies.types import HEAD, Array, ParamKey, Tensors
@@ -41,7 +42,7 @@ def fisher_of(run: LocalRun, ids: ExampleIds, kind: FisherKind) -> dict[ParamKey
             if gradient is not None:
                 total += gradient.double().square()
     return {
-        key: (total / max(len(ids), 1)).float().numpy()
+        key: host((total / max(len(ids), 1)).float())
         for key, total in zip(run.trainable, sums, strict=True)
     }
 
@@ -62,7 +63,7 @@ def penalty(
 
     Where ranks differ, the components that a tensor, its F and its θ* all have are compared.
     """
-    total = torch.zeros(())
+    total = torch.zeros((), device=next((p.device for p in trainable.values()), None))
     for importance in importances:
         for key, parameter in trainable.items():
             if key not in importance.anchors:
@@ -70,8 +71,8 @@ def penalty(
             fisher, anchor = importance.fisher[key], importance.anchors[key]
             sizes = zip(parameter.shape, fisher.shape, anchor.shape, strict=True)
             common = tuple(slice(min(each)) for each in sizes)
-            gap = parameter[common].float() - torch.from_numpy(anchor[common])
-            total = total + (torch.from_numpy(fisher[common]) * gap.square()).sum() / 2
+            gap = parameter[common].float() - beside(parameter, anchor[common])
+            total = total + (beside(parameter, fisher[common]) * gap.square()).sum() / 2
     return total
 
 
@@ -81,7 +82,7 @@ def anchored(importance: Importance, received: Mapping[ParamKey, Tensor]) -> Imp
     A head's rows that are still zero there belong to classes nobody has trained: their F is 0.
     """
     fresh = {
-        key: received[key].float().numpy()
+        key: host(received[key].float())
         for key in importance.fisher
         if key in received and key not in importance.anchors
     }
@@ -122,8 +123,8 @@ def _log_likelihood(run: LocalRun, ids: ExampleIds, kind: FisherKind) -> Tensor:
         logits = logits.masked_fill(~run.allowed, -torch.inf)
     log_p = functional.log_softmax(logits, dim=1)
     if kind == "true":
-        chances = log_p.detach().double().exp().numpy()
-        labels = torch.from_numpy(_drawn(chances, run.rng))
+        chances = host(log_p.double().exp())
+        labels = run.model.device.tensor(_drawn(chances, run.rng))
     return log_p.gather(1, labels[:, None]).sum()
 
 

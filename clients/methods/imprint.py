@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from clients.device import host
 from clients.methods.base import ClientMethod
 from strategies.errors import ModelError
 from strategies.protocols import ExampleIds
@@ -32,7 +33,7 @@ class Imprint(ClientMethod):
 
     def before_local(self, run: LocalRun) -> None:
         weight = head_rows(run)
-        untrained = torch.nonzero(weight.detach().abs().sum(dim=1) == 0).flatten().numpy()
+        untrained = host(torch.nonzero(weight.abs().sum(dim=1) == 0).flatten())
         labels = run.dataset.train.labels[run.new_ids]
         sums, counts = feature_sums(run, run.new_ids[np.isin(labels, untrained)])
         with torch.no_grad():
@@ -56,11 +57,11 @@ def head_rows(run: LocalRun) -> torch.nn.Parameter:
 
 def feature_sums(run: LocalRun, ids: ExampleIds) -> tuple[Tensor, Tensor]:
     """Per class, the sum of the features of ``ids`` (C, d) and how many there are (C,)."""
-    split, shape = run.dataset.train, head_rows(run).shape
-    sums, counts = torch.zeros(shape), torch.zeros(shape[0])
+    split, rows = run.dataset.train, head_rows(run)
+    sums, counts = torch.zeros_like(rows), torch.zeros_like(rows[:, 0])
     with torch.no_grad():
         for chunk in split.bucketed(ids, 128):
-            labels = torch.from_numpy(split.labels[chunk])
-            sums.index_add_(0, labels, run.model.features(run.tensors_of(chunk)))
-            counts += torch.bincount(labels, minlength=shape[0])
+            labels = run.model.device.tensor(split.labels[chunk])
+            sums.index_add_(0, labels, run.model.features(run.tensors_of(chunk)).to(sums.dtype))
+            counts += torch.bincount(labels, minlength=len(counts))
     return sums, counts

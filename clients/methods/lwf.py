@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class LearningWithoutForgetting(ClientMethod):
     the client's first round in the task, asked once.
     """
 
+    splits: ClassVar[bool] = False  # a mean over those with a teacher, not over all
     alpha: Annotated[float, Ge(0)] = 0.5
     temperature: Annotated[float, Gt(0)] = 2.0
 
@@ -46,10 +47,10 @@ class LearningWithoutForgetting(ClientMethod):
         known = np.isin(ids, stored.ids)
         if not self.alpha or not known.any():
             return loss
-        then = rows_of(stored, ids[known])
+        then = rows_of(stored, ids[known], run.model.device)
         if not torch.isfinite(then).any():
             return loss
-        now = batch.logits[: len(ids)][torch.from_numpy(known)]
+        now = batch.logits[: len(ids)][run.model.device.tensor(known)]
         return loss + self.alpha * distillation(now, then, self.temperature)
 
 

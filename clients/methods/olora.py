@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from annotated_types import Ge
 
 from clients.methods.base import ClientMethod
@@ -39,7 +38,7 @@ class OrthogonalLora(ClientMethod):
             if key.part != LORA_A:
                 continue
             for index in range(num_merged(run.frozen, key.group)):
-                old = torch.from_numpy(run.frozen[merged_keys(key.group, index)[0]])
+                old = run.model.device.tensor(run.frozen[merged_keys(key.group, index)[0]])
                 loss = loss + self.lambda1 * self.overlap(old, factor)
         return loss
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from clients.device import Device, host
 from clients.state_store import Outputs
 from strategies.errors import ModelError
 from strategies.protocols import ExampleIds
@@ -29,7 +30,7 @@ def answers(run: LocalRun, ids: ExampleIds) -> Outputs:
     with run.model.in_evaluation(), torch.no_grad():
         for chunk in split.bucketed(ids, 128):
             logits = run.model.logits(run.tensors_of(chunk)).float()
-            masked = logits.masked_fill(~run.allowed, -torch.inf).numpy()
+            masked = host(logits.masked_fill(~run.allowed, -torch.inf))
             rows |= dict(zip(chunk.tolist(), masked, strict=True))
     width = len(run.dataset.label_names)
     values = np.stack([rows[i] for i in ids.tolist()]) if len(ids) else np.zeros((0, width))
@@ -48,7 +49,7 @@ def store(run: LocalRun, name: str, outputs: Outputs) -> None:
     run.state = replace(run.state, outputs={**run.state.outputs, name: outputs})
 
 
-def rows_of(outputs: Outputs, ids: ExampleIds) -> Tensor:
-    """Stored logits (k, C) of ``ids``, in their order; all must be there."""
+def rows_of(outputs: Outputs, ids: ExampleIds, device: Device) -> Tensor:
+    """Stored logits (k, C) of ``ids``, in their order, on ``device``; all must be there."""
     places = {example: index for index, example in enumerate(outputs.ids.tolist())}
-    return torch.from_numpy(outputs.values[[places[i] for i in ids.tolist()]])
+    return device.tensor(outputs.values[[places[i] for i in ids.tolist()]])

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer, LoraModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
+from clients.device import Device, host
 from clients.model.base import Base
 from clients.model.heads import RandomFeaturesHead
 from strategies.errors import ModelError
@@ -62,6 +65,11 @@ class AdaptedModel:
         self.module.requires_grad_(False)  # noqa: FBT003 - torch
 
     @property
+    def device(self) -> Device:
+        """Where the model computes; everything that goes into it must be there."""
+        return self.base.device
+
+    @property
     def module(self) -> nn.Module:
         """The model itself, with the adapters of the state applied last."""
         return self.base.module
@@ -81,9 +89,9 @@ class AdaptedModel:
                 self._rebuild(ranks, scale)
             for key, value in tensors.items():
                 if is_factor(key):
-                    self._factor(key).copy_(torch.from_numpy(value))
+                    self._factor(key).copy_(self.device.tensor(value))
                 elif not is_merged(key):
-                    self._move(key, torch.from_numpy(value))
+                    self._move(key, self.device.tensor(value))
             self._merge(tensors, scale)
             for layer in self._layers.values():
                 layer.scaling[_ADAPTER] = scale
@@ -113,7 +121,7 @@ class AdaptedModel:
                 value = self._factor(key).detach()
             else:
                 value = self._parameter(key).detach() - self._base_value(key)
-            found[key] = value.float().numpy().copy()
+            found[key] = host(value.float()).copy()
         return found
 
     def base_values(self, groups: Iterable[GroupName]) -> dict[ParamKey, NDArray[np.float32]]:
@@ -129,7 +137,7 @@ class AdaptedModel:
             if key.group in wanted:
                 value = self._values.get(key)
                 value = self._parameter(key).detach() if value is None else value
-                found[key] = value.float().numpy().copy()
+                found[key] = host(value.float()).copy()
         return found
 
     @contextmanager
@@ -142,15 +150,42 @@ class AdaptedModel:
         finally:
             self.module.train(training)
 
+    @property
+    def checkpointable(self) -> bool:
+        """Whether the model has blocks that can be computed again for their backward pass."""
+        return bool(self._blocks())
+
+    def checkpoint(self, *, on: bool) -> None:
+        """Keep no activations within blocks while training, or keep them again.
+
+        Raises: ModelError for a model whose blocks cannot be computed again.
+        """
+        if on and not self.checkpointable:
+            kind = type(self.module).__name__
+            raise ModelError(
+                f"{kind} has no blocks that gradient checkpointing could compute again"
+            )
+        for block in self._blocks():
+            block.gradient_checkpointing = on
+            block.__dict__["_gradient_checkpointing_func"] = partial(
+                checkpoint, use_reentrant=False
+            )
+
+    def _blocks(self) -> list[GradientCheckpointingLayer]:
+        modules = self.module.modules()
+        return [module for module in modules if isinstance(module, GradientCheckpointingLayer)]
+
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """(n, C) for classification, (n, t, vocabulary) for a causal LM; labels are left out."""
         fed = {name: value for name, value in inputs.items() if name != "labels"}
-        logits: Tensor = self.module(**fed).logits
+        with self.device.autocast():
+            logits: Tensor = self.module(**fed).logits
         return logits
 
     def answers(self, features: Tensor) -> Tensor:
         """The head's logits (n, C) for pooled features (n, d)."""
-        logits: Tensor = self.module.get_submodule("classifier")(features)
+        with self.device.autocast():
+            logits: Tensor = self.module.get_submodule("classifier")(features)
         return logits
 
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -162,7 +197,8 @@ class AdaptedModel:
         if pooled is None:
             raise ModelError('features need model.pooling = "mean" or "cls"')
         fed = {name: value for name, value in inputs.items() if name != "labels"}
-        features: Tensor = pooled(fed)
+        with self.device.autocast():
+            features: Tensor = pooled(fed)
         return features
 
     def head_inputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -187,7 +223,7 @@ class AdaptedModel:
         """Move the base by the merged factors of the state."""
         for group in dict.fromkeys(key.group for key in tensors if is_merged(key)):
             pairs = [
-                [torch.from_numpy(tensors[key]) for key in merged_keys(group, index)]
+                [self.device.tensor(tensors[key]) for key in merged_keys(group, index)]
                 for index in range(num_merged(tensors, group))
             ]
             offset = scale * torch.stack([b @ a for a, b in pairs]).sum(dim=0)

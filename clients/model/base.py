@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from clients.device import CPU, Device
 from clients.model.groups import find_groups
 from clients.model.heads import PooledClassifier, head_of
 from clients.model.pretext import pretrained_by_pretext
@@ -45,6 +46,11 @@ class Base:
     description: ModelDescription
     recipe: ModelRecipe
     num_labels: int
+    device: Device = CPU
+
+    def moved(self, device: Device) -> Base:
+        """The same model on another device; this one is used up."""
+        return replace(self, module=self.module.to(device.place), device=device)
 
 
 def build_base(

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from clients.device import host
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -55,17 +57,18 @@ def losses_of(
 @torch.no_grad()
 def generated(model: AdaptedModel, examples: Encoded, ids: ExampleIds) -> NDArray[np.int64]:
     """Greedy completions of the examples' prompts as tokens (n, t), at most ``max_new_tokens``."""
-    prompts = {name: torch.from_numpy(array) for name, array in examples.prompt(ids).items()}
+    prompts = model.device.inputs(examples.prompt(ids))
     width = prompts["input_ids"].shape[1]
     tokenizer = examples.tokenizer
-    tokens = model.module.generate(  # type: ignore[operator]  # transformers' mixin
-        **prompts,
-        max_new_tokens=model.base.recipe.max_new_tokens,
-        do_sample=False,
-        pad_token_id=tokenizer.pad_id,
-        eos_token_id=tokenizer.eos_id,
-    )
-    return np.asarray(tokens[:, width:])
+    with model.device.autocast():
+        tokens = model.module.generate(  # type: ignore[operator]  # transformers' mixin
+            **prompts,
+            max_new_tokens=model.base.recipe.max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_id,
+            eos_token_id=tokenizer.eos_id,
+        )
+    return host(tokens[:, width:])
 
 
 def generate(model: AdaptedModel, examples: Encoded, ids: ExampleIds) -> list[str]:

@@ -93,6 +93,10 @@ def print_run(out: Console, shown: Show) -> None:
             str(client["failures"]),
         )
     out.print(table)
+    for client in shown["clients"]:
+        if client["memory_plan"]:
+            line = f"{client['client_id']}: {client['memory_plan']}"
+            out.print(escape(line), highlight=False, soft_wrap=True)
     for event in shown["events"]:
         out.print(f"{event['at']}  {event['kind']}: {escape(event['message'])}", highlight=False)
 

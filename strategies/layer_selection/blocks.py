@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strategies.cost import CostModel, cautious
+from strategies.fitting import least_bytes
 from strategies.types import (
     ClientId,
     ClientProfile,
@@ -63,11 +64,11 @@ def in_order(view: RoundView) -> list[ClientProfile]:
 
 
 def affordable(view: RoundView, client: ClientProfile, wanted: int) -> int:
-    """The most blocks, up to ``wanted``, whose training fits the client's deadline; at least one.
+    """The most blocks, up to ``wanted``, that fit the client's deadline and memory; at least one.
 
     Counted at rank 1 from the top, the cheapest way to train so many; ranks are decided later.
     """
-    wanted = min(wanted, len(blocks_of(view)))
+    wanted = _in_memory(view, client, min(wanted, len(blocks_of(view))))
     deadline, known = view.budget.deadline_seconds, client.flops_per_second is not None
     if deadline is None or not known:
         return wanted
@@ -78,6 +79,19 @@ def affordable(view: RoundView, client: ClientProfile, wanted: int) -> int:
         if seconds is not None and seconds <= deadline:
             return count
     return min(wanted, 1)
+
+
+def _in_memory(view: RoundView, client: ClientProfile, wanted: int) -> int:
+    """As many as fit with small batches and checkpointing; one is left to the planner to refuse."""
+    if client.memory_limit_bytes is None:
+        return wanted
+    costs = CostModel.of(view.groups, view.budget, client)
+    fitting = (
+        count
+        for count in range(wanted, 1, -1)
+        if least_bytes(costs, _cheapest(view, count), client) <= client.memory_limit_bytes
+    )
+    return next(fitting, min(wanted, 1))
 
 
 def _cheapest(view: RoundView, count: int) -> dict[GroupName, GroupPlan]:

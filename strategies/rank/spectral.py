@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
 from strategies.cost import CostModel, cautious, lora_flops
+from strategies.fitting import least_bytes, values_bytes
 from strategies.rank.limits import largest_ranks, plans_of
 from strategies.rng import Rng
 from strategies.types import (
@@ -53,7 +54,7 @@ class Spectral:
     deadline_share: Annotated[float, Gt(0), Le(1)] = 0.9
     """Part of the deadline that is planned for."""
     memory_share: Annotated[float, Gt(0), Le(1)] = 0.5
-    """Part of the device's memory that training may take."""
+    """Part of the device's memory that training may take, of clients that state no limit."""
 
     @property
     def max_rank(self) -> int:
@@ -130,7 +131,7 @@ class _Account:
             [
                 np.inf if deadline is None else policy.deadline_share * deadline,
                 np.inf if limit is None else limit,
-                policy.memory_share * client.memory_bytes,
+                client.memory_limit_bytes or policy.memory_share * client.memory_bytes,
             ]
         )
         # Compute grows mainly with how deep the backward pass must go: count on all the way.
@@ -146,7 +147,9 @@ class _Account:
             + costs.message_bytes(ones) / client.downlink_bytes_per_second  # type: ignore[operator]
             + (costs.compute_seconds(client, ones) or 0.0)
         )
-        fixed = np.array([seconds, traffic, costs.training_bytes(ones)])
+        limited = client.memory_limit_bytes is not None
+        memory = least_bytes(costs, ones, client) if limited else costs.training_bytes(ones)
+        fixed = np.array([seconds, traffic, memory])
         return cls(client=client, costs=costs, budgets=budgets, left=budgets - fixed)
 
     def price(self, spec: GroupSpec) -> float:
@@ -173,6 +176,8 @@ class _Account:
             [
                 self.costs.transfer_seconds(client, one) + compute,
                 self.costs.bytes_up(one) + self.costs.bytes_down(one),
-                self.costs.adapter_bytes(one),
+                values_bytes(self.costs, one)
+                if client.memory_limit_bytes
+                else self.costs.adapter_bytes(one),
             ]
         )

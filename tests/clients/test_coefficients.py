@@ -13,7 +13,8 @@ from clients.coefficients import pair_curvature
 from clients.model import example_losses
 from clients.probed import _examples
 from clients.probing import ProbeRun, measure
-from clients.workshop import ClientSettings, open_workshop, shard_of
+from clients.settings import ClientSettings
+from clients.workshop import open_workshop, shard_of
 from strategies.errors import ModelError
 from strategies.lora import merged_keys
 from strategies.merging.coefficients import CURVATURE, SUMS

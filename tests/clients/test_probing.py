@@ -11,7 +11,8 @@ import torch
 
 from clients.model import AdaptedModel, example_losses
 from clients.probing import ProbeRun, measure
-from clients.workshop import ClientSettings, open_workshop, shard_of
+from clients.settings import ClientSettings
+from clients.workshop import open_workshop, shard_of
 from strategies.lora import drawn_factors, keys_of
 from strategies.types import HEAD, Dense, LowRank, Probe, client_ids
 from tests.conftest import tiny_config

@@ -9,7 +9,7 @@ import pytest
 
 from clients.state_store import ClientState, ClientStateStore
 from clients.trainer import LocalTrainer
-from clients.workshop import ClientSettings
+from clients.settings import ClientSettings
 from orchestrator.federation import agree, initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.planner import plan_step

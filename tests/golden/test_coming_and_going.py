@@ -84,7 +84,7 @@ class Unsteady:
 @pytest.fixture
 def transport(home):
     from clients.trainer import LocalTrainer
-    from clients.workshop import ClientSettings
+    from clients.settings import ClientSettings
 
     trainer = LocalTrainer(
         ClientSettings(cache_folder=home.cache_folder, state_folder=home.client_folder)

@@ -372,7 +372,8 @@ def test_a_published_adapter_has_the_runs_own_logits(name, home, run_here):
     from peft import PeftModel
 
     from clients.model import load_base
-    from clients.workshop import ClientSettings, open_workshop
+    from clients.settings import ClientSettings
+    from clients.workshop import open_workshop
 
     config = tiny_config(strategy__merging={"name": name})
     run_id = run_here(config)

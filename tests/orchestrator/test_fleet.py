@@ -86,3 +86,19 @@ def test_simulated_directions_are_told_apart_at_once():
     assert known.downlink_bytes_per_second == pytest.approx(500)
     assert known.uplink_bytes_per_second == pytest.approx(500)
     assert known.flops_per_second == pytest.approx(1e9)  # the simulated device's, not ours
+
+
+def test_what_the_operator_lends_caps_the_line_before_and_after_it_was_measured():
+    from dataclasses import replace
+
+    from strategies.cost import cautious
+
+    client = replace(a_federation().clients[0], uplink_limit_bytes_per_second=100.0)
+    assert cautious(Fleet().known(client)).uplink_bytes_per_second == 100.0
+    assert Fleet().known(client).uplink_bytes_per_second is None
+    reply = a_reply(client.client_id, {"total": 5.0, "compute": 2.0})
+    known = Fleet.of([replace(a_round(0), replies=(reply,))]).known(client)
+    assert known.uplink_bytes_per_second == 100.0
+    assert known.downlink_bytes_per_second == pytest.approx(1000)
+    generous = replace(client, uplink_limit_bytes_per_second=1e9)
+    assert cautious(Fleet().known(generous)).uplink_bytes_per_second == 62_500
