@@ -11,8 +11,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from clients.trainer import LocalTrainer
 from clients.settings import ClientSettings
+from clients.trainer import LocalTrainer
 from orchestrator.config import parse_config
 from orchestrator.federation import agree, initial_state
 from orchestrator.fleet import Fleet

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from clients.settings import ClientSettings
 from clients.state_store import ClientState, ClientStateStore
 from clients.trainer import LocalTrainer
-from clients.settings import ClientSettings
 from orchestrator.federation import agree, initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.planner import plan_step

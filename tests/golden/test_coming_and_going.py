@@ -83,8 +83,8 @@ class Unsteady:
 
 @pytest.fixture
 def transport(home):
-    from clients.trainer import LocalTrainer
     from clients.settings import ClientSettings
+    from clients.trainer import LocalTrainer
 
     trainer = LocalTrainer(
         ClientSettings(cache_folder=home.cache_folder, state_folder=home.client_folder)

@@ -69,8 +69,8 @@ def test_a_run_killed_between_commit_and_verdict_settles_it_when_resumed(
     home, gated, step, monkeypatch
 ):
     """The verdict is not in memory any more; the record gives the same one."""
-    from clients.trainer import LocalTrainer
     from clients.settings import ClientSettings
+    from clients.trainer import LocalTrainer
     from orchestrator.gate import Gate
     from orchestrator.transport import InProcessTransport
     from strategies.types import client_ids

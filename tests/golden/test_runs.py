@@ -118,8 +118,8 @@ def test_the_drift_of_every_trained_group_is_on_record(home, run_here):
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2, 3, 5])
 def test_a_run_stopped_after_any_step_resumes_to_the_same_bits(home, run_here, stop_after):
-    from clients.trainer import LocalTrainer
     from clients.settings import ClientSettings
+    from clients.trainer import LocalTrainer
     from orchestrator.transport import InProcessTransport
 
     config = tiny_config()
@@ -172,8 +172,8 @@ def test_joint_training_fills_the_first_and_last_row_only(home, run_here):
 
 
 def test_all_clients_failing_fails_the_run_with_reasons_and_keeps_what_was_done(home):
-    from clients.trainer import LocalTrainer
     from clients.settings import ClientSettings
+    from clients.trainer import LocalTrainer
     from orchestrator.transport import InProcessTransport
     from strategies.errors import ModelError
 
@@ -202,8 +202,8 @@ def test_all_clients_failing_fails_the_run_with_reasons_and_keeps_what_was_done(
 
 
 def test_one_failing_client_is_recorded_and_the_run_goes_on(home):
-    from clients.trainer import LocalTrainer
     from clients.settings import ClientSettings
+    from clients.trainer import LocalTrainer
     from orchestrator.transport import InProcessTransport
     from strategies.errors import ModelError
 

@@ -128,8 +128,8 @@ def on_little_memory(answer, room):
 
 @pytest.mark.parametrize("room", [ROOM, -20 * MIB])
 def test_an_edge_client_takes_part_in_a_run_or_is_left_out_with_a_reason(home, room):
-    from clients.trainer import LocalTrainer
     from clients.settings import ClientSettings
+    from clients.trainer import LocalTrainer
 
     config, ids = tiny_config(), client_ids(3)
     run_id = submit(config, home)
