@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from clients.device import host
+from clients.device import beside, host
 from clients.model import IGNORED, losses_of
 from strategies.errors import ModelError
 from strategies.lora import Factors, merged_keys, num_merged
@@ -139,8 +139,8 @@ class _Share:
     def __init__(self, watch: _Watch, group: GroupName) -> None:
         pairs = watch.pairs[group]
         self._watch, self._group = watch, group
-        self._a = _there(watch, np.vstack([pair.a for pair in pairs]))  # (Σr, d_in)
-        self._b = _there(watch, watch.scale * np.hstack([pair.b for pair in pairs]))
+        self._a = np.vstack([pair.a for pair in pairs])  # (Σr, d_in)
+        self._b = watch.scale * np.hstack([pair.b for pair in pairs])
         self._ranks = torch.tensor([pair.rank for pair in pairs], device=watch.device)
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -152,8 +152,4 @@ class _Share:
             )
         change = (factors - 1).repeat_interleave(self._ranks, dim=1)  # (n, Σr)
         change = change.reshape(len(x), *[1] * (x.ndim - 2), -1)
-        return output + ((x @ self._a.T) * change) @ self._b.T
-
-
-def _there(watch: _Watch, array: Array) -> Tensor:
-    return torch.from_numpy(array).to(watch.device)
+        return output + ((x @ beside(x, self._a).T) * change) @ beside(x, self._b).T

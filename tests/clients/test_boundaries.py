@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.boundaries import Noticed, entropies, is_boundary
+from clients.device import CPU
 from clients.methods.base import ClientMethod
 from clients.state_store import ClientState, ClientStateStore, Watch
 from strategies.errors import ConfigError
@@ -48,7 +49,7 @@ def a_life(levels, jump=0.5, ids_of=lambda at: np.arange(3)):
         allowed[: new_ids.max() + 1] = True
         run = SimpleNamespace(
             state=state, new_ids=new_ids, allowed=allowed, noted={}, task_index=at,
-            memory_task=at, known=None,
+            memory_task=at, known=None, model=SimpleNamespace(device=CPU),
             dataset=SimpleNamespace(train=SimpleNamespace(labels=np.arange(200))),
         )  # fmt: skip
         watcher = Noticed(signal=lambda run, ids, level=level: level, jump=jump, rng=rng_for(0, at))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,9 +68,11 @@ class Loopback:
     """One machine that is all of a federation; ends every process it has led to."""
 
     folder: Path
+    host: str = "127.0.0.1"
     port: int = field(default_factory=a_free_port)
     commands: list[Command] = field(default_factory=list)
     code: str = _COMMAND
+    database: str | None = None  # of the server and of who submits
 
     @property
     def environment(self) -> dict[str, str]:
@@ -79,6 +81,7 @@ class Loopback:
             "PERENNIAL_HOME": str(self.folder / "home"),
             "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{self.folder}",
             "HF_HUB_OFFLINE": "1",
+            **({"PERENNIAL_DATABASE": self.database} if self.database else {}),
         }
 
     @property
@@ -87,15 +90,16 @@ class Loopback:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def log(self) -> Path:
         return self.folder / "home" / f"superlink-{self.port}" / "superlink.log"
 
-    def start(self, *arguments: str | Path | int) -> Command:
+    def start(self, *arguments: str | Path | int, inside: Sequence[str] = ()) -> Command:
+        """``inside`` is a command that runs another one somewhere else."""
         process = subprocess.Popen(
-            [sys.executable, "-c", self.code, *map(str, arguments)],
+            [*inside, sys.executable, "-c", self.code, *map(str, arguments)],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -110,16 +114,18 @@ class Loopback:
         return command
 
     def make_certificates(self, nodes: int) -> None:
-        made = self.start("certs", "--to", "certs", "--host", "127.0.0.1", "--nodes", nodes)
+        made = self.start("certs", "--to", "certs", "--host", self.host, "--nodes", nodes)
         assert made.ends() == 0, made.output
 
     def server(self, *more: str) -> Command:
         options = more or ("--certs", str(self.certs))
-        server = self.start("server", "--host", "127.0.0.1", "--port", self.port, *options)
+        server = self.start("server", "--host", self.host, "--port", self.port, *options)
         server.wait_for("submit with")
         return server
 
-    def client(self, number: int, clients: int, **options: str | Path) -> Command:
+    def client(
+        self, number: int, clients: int, inside: Sequence[str] = (), **options: str | Path
+    ) -> Command:
         """``options`` replace the right ones: ``auth_key``, ``root_certificates``, …"""
         given: dict[str, str | Path] = {
             "root_certificates": self.certs / "ca.crt",
@@ -129,16 +135,18 @@ class Loopback:
         words = [
             word for key, value in given.items() for word in (f"--{key.replace('_', '-')}", value)
         ]
-        return self._client(number, clients, *words)
+        return self._client(number, clients, *words, inside=inside)
 
     def plain_client(self, number: int, clients: int) -> Command:
         return self._client(number, clients, "--insecure", "--work", self.folder / f"c{number}")
 
-    def _client(self, number: int, clients: int, *words: str | Path) -> Command:
+    def _client(
+        self, number: int, clients: int, *words: str | Path, inside: Sequence[str] = ()
+    ) -> Command:
         (self.folder / "data").mkdir(exist_ok=True)
         return self.start(
             "client", "--superlink", self.address, "--data", self.folder / "data",
-            "--number", number, "--clients", clients, *words,
+            "--number", number, "--clients", clients, *words, inside=inside,
         )  # fmt: skip
 
     def processes(self) -> list[psutil.Process]:
