@@ -39,7 +39,7 @@ def local_run(
         memory_task=max(work.tasks),
         known=classes_of(shop.dataset.tasks, assignment.met),
         boundaries=_boundaries(shop.recipe.stream, assignment.seed),
-        allowed=classes_allowed(shop, shard, (*assignment.met, *work.tasks)),
+        allowed=_allowed(shop, shard, assignment, work, state),
         policy=build(REPLAY_POLICIES, work.replay.policy, key="replay.policy"),
         state=state,
         rng=rng_for(assignment.seed, "batches"),
@@ -63,6 +63,21 @@ def _boundaries(stream: StreamRecipe, seed: int) -> Boundaries:
         jump=stream.boundary_jump,
         rng=rng_for(seed, "boundary"),
     )
+
+
+def _allowed(
+    shop: Workshop, shard: Shard, assignment: Assignment, work: Work, state: ClientState
+) -> torch.Tensor:
+    """Classes a round's loss sees, (C,): in one on memories alone, those that are remembered.
+
+    A memory is small, and a class it holds nothing of could only be pushed down.
+    """
+    held = classes_allowed(shop, shard, (*assignment.met, *work.tasks))
+    if work.source == "memory" and len(state.memory.labels):
+        remembered = torch.zeros_like(held)
+        remembered[torch.from_numpy(np.unique(state.memory.labels))] = True
+        return held & remembered
+    return held
 
 
 def classes_allowed(shop: Workshop, shard: Shard, tasks: Sequence[int]) -> torch.Tensor:

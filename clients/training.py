@@ -218,9 +218,9 @@ def _weights(run: LocalRun, draw: Draw) -> Weights:
     """A factor for each example of a batch, (n,); 1 for what is not in the memory."""
     memory, policy = run.state.memory, run.policy
     factors = np.ones(len(draw.new) + len(draw.replayed))
-    if isinstance(policy, Weighing):
-        held = len(draw.new) + np.flatnonzero(np.isin(draw.replayed, memory.ids))
-        factors[held] = policy.weights(memory, draw.replayed[held - len(draw.new)])
+    held = np.flatnonzero(np.isin(draw.replayed, memory.ids))
+    if len(held) and isinstance(policy, Weighing):
+        factors[len(draw.new) + held] = policy.weights(memory, draw.replayed[held])
     return factors
 
 

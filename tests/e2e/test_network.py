@@ -27,14 +27,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 RUN = (
     "federation.clients=4",
     "federation.min_clients=3",
-    "federation.deadline_seconds=20.0",
+    "federation.deadline_seconds=45.0",
     "federation.round_timeout_seconds=240.0",
     "stream.classes_per_task=5",
-    "learning.rounds_per_task=5",
+    "learning.rounds_per_task=4",
     "learning.local_steps=60",
     'learning.methods=[{name="finetune"}]',
     "model.pretext.steps=5",
-    'strategy.rank={name="spectral", rank=8}',
+    'strategy.rank={name="spectral", rank=64}',
 )
 
 
