@@ -107,6 +107,22 @@ def test_a_replay_round_trains_what_it_is_told_on_the_memory_alone(lab):
     assert not update.delta[ParamKey(HEAD, "weight")][5:].any()  # classes of the second task
 
 
+def test_a_replay_round_pushes_no_class_down_that_is_not_remembered(lab):
+    bench = lab(replay__examples_per_client=3)
+    for index in (1, 2):
+        for order in bench.plan(index).orders:
+            bench.ask(order)
+    order = next(o for o in bench.plan(4).orders if o.assignment.client_id == CLIENT)
+    work = dataclasses.replace(order.assignment.work, methods=(), source="memory", tasks=(0,))
+    shop = bench.trainer._workshop(order.assignment.recipe)
+    shard = shard_of(shop, CLIENT)
+    state = bench.trainer._load(order.assignment, shop, shard)
+    allowed = prepared(shop, shard, order.assignment, work, state).allowed
+    assert set(torch.nonzero(allowed).flatten().tolist()) == set(state.memory.labels.tolist())
+    on_task = prepared(shop, shard, order.assignment, order.assignment.work, state).allowed
+    assert int(on_task.sum()) > int(allowed.sum())
+
+
 def test_an_empty_memory_has_nothing_to_replay(lab):
     bench = lab()
     order = bench.plan(1).orders[0]
