@@ -21,6 +21,11 @@ _MEMORY: Final = 0.8
 _SHORTEST_SECONDS: Final = 1e-4
 # 1 − correlation² of the two directions' sizes above which they can be told apart.
 _TELLING: Final = 1e-3
+# So few bytes take less time than the processes and polls of an exchange: they tell how long those
+# take, and nothing of the line.
+_SMALL_EXCHANGE_BYTES: Final = 16 * 1024
+# Of a large exchange at least this share is the line's, however long small ones took.
+_LEAST_TRANSFER: Final = 0.02
 
 
 @dataclass(slots=True)
@@ -92,10 +97,12 @@ class Fleet:
     ``now`` is that clock after the last committed step.  ``attempt`` counts how often the coming
     step was begun and got too few replies, which took ``lost_seconds`` of it; a resumed run begins
     such a step with its first attempt.  ``busy`` clients are at work for an earlier step.
+    ``waits`` are the seconds an exchange of next to no bytes took, the shortest of each client.
     """
 
     links: dict[str, LinkEstimate] = field(default_factory=dict)
     speeds: dict[str, _Speed] = field(default_factory=dict)
+    waits: dict[str, float] = field(default_factory=dict)
     now: float = 0.0
     attempt: int = 0
     lost_seconds: float = 0.0
@@ -125,6 +132,7 @@ class Fleet:
     def known(self, client: ClientProfile) -> ClientProfile:
         """The profile with what has been measured since."""
         link, speed = self.links.get(client.client_id), self.speeds.get(client.client_id)
+        client = replace(client, exchange_seconds=self.waits.get(client.client_id, 0.0))
         if link:
             down, up = link.rates()
             client = replace(
@@ -141,16 +149,25 @@ class Fleet:
         return client
 
     def _observe_link(self, reply: ReplyRecord) -> None:
-        link = self.links.setdefault(ClientId(reply.client_id), LinkEstimate())
         seconds = reply.seconds
         if "up" in seconds:
+            link = self.links.setdefault(ClientId(reply.client_id), LinkEstimate())
             link.observe(reply.bytes_down, 0.0, seconds["down"])
             # Of a miss only part was sent, and how long that took is not on record.
             if reply.status == "ok":
                 link.observe(0.0, reply.bytes_up, seconds["up"])
         elif reply.status == "ok" and "compute" in seconds:
-            transfer = seconds["total"] - seconds["compute"]
-            link.observe(reply.bytes_down, reply.bytes_up, transfer)
+            self._observe_exchange(reply, seconds["total"] - seconds["compute"])
+
+    def _observe_exchange(self, reply: ReplyRecord, seconds: float) -> None:
+        """On a real line: what it took besides the client's work is only partly the bytes'."""
+        client, wait = ClientId(reply.client_id), self.waits.get(reply.client_id)
+        if reply.bytes_down + reply.bytes_up <= _SMALL_EXCHANGE_BYTES:
+            self.waits[client] = min(seconds, wait if wait is not None else seconds)
+            return
+        transfer = max(seconds - (wait or 0.0), _LEAST_TRANSFER * seconds)
+        link = self.links.setdefault(client, LinkEstimate())
+        link.observe(reply.bytes_down, reply.bytes_up, transfer)
 
     def _observe_speed(self, reply: ReplyRecord) -> None:
         flops = reply.metrics.get("flops", 0.0)

@@ -185,13 +185,14 @@ class CostModel:
         return self.budget.steps * self.flops_per_step(plans) / client.flops_per_second
 
     def round_seconds(self, client: ClientProfile, plans: Plans) -> float | None:
-        """Seconds of download, local steps and upload; None until speed and link are known."""
+        """Seconds of an exchange, all told; None until speed and link are known."""
         compute = self.compute_seconds(client, plans)
         up, down = client.uplink_bytes_per_second, client.downlink_bytes_per_second
         if compute is None or up is None or down is None:
             return None
         header = self.message_bytes(plans)
-        return self.transfer_seconds(client, plans) + compute + header / up + header / down
+        transfer = self.transfer_seconds(client, plans) + header / up + header / down
+        return client.exchange_seconds + transfer + compute
 
     def transfer_seconds(self, client: ClientProfile, plans: Plans) -> float:
         """Seconds for the tensors' values alone, of a client whose rates are known."""

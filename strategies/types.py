@@ -112,6 +112,7 @@ class ClientProfile:
     ``memory_limit_bytes`` is what training must fit in, None where it may use what it needs, and
     ``resident_bytes`` of that are taken before training begins; ``activation_bytes`` are what it
     found one of its longest examples to keep for a backward pass through the whole model.
+    ``exchange_seconds`` is what an exchange takes besides its bytes and the client's work.
     ``uplink_limit_bytes_per_second`` is the most its operator lends.  ``dtypes`` are the numbers
     its products can be made in, ``recomputes`` says whether its model's blocks can be checkpointed.
     """
@@ -129,6 +130,7 @@ class ClientProfile:
     uplink_bytes_per_second: float | None = None
     downlink_bytes_per_second: float | None = None
     link_error: float | None = None
+    exchange_seconds: float = 0.0
     memory_limit_bytes: int | None = None
     resident_bytes: int = 0
     activation_bytes: int | None = None

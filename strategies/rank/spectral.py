@@ -141,7 +141,8 @@ class _Account:
         traffic = carried + costs.bytes_up(dense) + costs.bytes_down(dense)
         traffic += 2 * costs.message_bytes(ones)
         seconds = (
-            costs.transfer_seconds(client, dense)
+            client.exchange_seconds
+            + costs.transfer_seconds(client, dense)
             + carried / client.downlink_bytes_per_second  # type: ignore[operator]  # not None: cautious
             + costs.message_bytes(ones) / client.uplink_bytes_per_second  # type: ignore[operator]
             + costs.message_bytes(ones) / client.downlink_bytes_per_second  # type: ignore[operator]

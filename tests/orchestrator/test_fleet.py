@@ -49,10 +49,12 @@ def test_an_unsteady_line_is_planned_with_caution():
     assert shaky.rates()[1] < 0.85 / shaky.seconds_per_byte()[1]
 
 
-def a_reply(client: str, seconds: dict[str, float], flops: float = 0.0) -> ReplyRecord:
+def a_reply(
+    client: str, seconds: dict[str, float], flops: float = 0.0, down: int = 20_000, up: int = 10_000
+) -> ReplyRecord:
     return ReplyRecord(
         assignment_id="a", client_id=client, status="ok", failure_reason=None,
-        failure_detail=None, num_examples=1, ranks={}, bytes_down=2000, bytes_up=1000,
+        failure_detail=None, num_examples=1, ranks={}, bytes_down=down, bytes_up=up,
         seconds=seconds, metrics={"flops": flops}, peak_memory_bytes=1,
     )  # fmt: skip
 
@@ -70,7 +72,7 @@ def test_profiles_get_what_was_measured_and_nothing_is_invented():
     )
     fleet = Fleet.of([record])
     known = fleet.known(client)
-    assert known.uplink_bytes_per_second == pytest.approx(1000)  # 3000 bytes in 3 s
+    assert known.uplink_bytes_per_second == pytest.approx(10_000)  # 30 000 bytes in 3 s
     assert known.flops_per_second == pytest.approx(2e9)
     assert fleet.known(other) == other
     assert fleet.now == 7.5
@@ -83,8 +85,8 @@ def test_simulated_directions_are_told_apart_at_once():
     seconds = {"total": 9.0, "down": 4.0, "compute": 3.0, "up": 2.0, "train": 0.1}
     record = replace(a_round(0), replies=(a_reply(client.client_id, seconds, flops=3e9),))
     known = Fleet.of([record]).known(client)
-    assert known.downlink_bytes_per_second == pytest.approx(500)
-    assert known.uplink_bytes_per_second == pytest.approx(500)
+    assert known.downlink_bytes_per_second == pytest.approx(5_000)
+    assert known.uplink_bytes_per_second == pytest.approx(5_000)
     assert known.flops_per_second == pytest.approx(1e9)  # the simulated device's, not ours
 
 
@@ -99,6 +101,31 @@ def test_what_the_operator_lends_caps_the_line_before_and_after_it_was_measured(
     reply = a_reply(client.client_id, {"total": 5.0, "compute": 2.0})
     known = Fleet.of([replace(a_round(0), replies=(reply,))]).known(client)
     assert known.uplink_bytes_per_second == 100.0
-    assert known.downlink_bytes_per_second == pytest.approx(1000)
+    assert known.downlink_bytes_per_second == pytest.approx(10_000)
     generous = replace(client, uplink_limit_bytes_per_second=1e9)
     assert cautious(Fleet().known(generous)).uplink_bytes_per_second == 62_500
+
+
+def test_what_every_exchange_takes_is_told_apart_from_what_its_bytes_take():
+    from dataclasses import replace
+
+    client = a_federation().clients[0]
+
+    def told(*exchanges: tuple[int, int, float]):
+        replies = [
+            a_reply(client.client_id, {"total": 1.0 + s, "compute": 1.0}, down=down, up=up)
+            for down, up, s in exchanges
+        ]
+        return Fleet.of([replace(a_round(i), replies=(r,)) for i, r in enumerate(replies)])
+
+    # Five seconds of processes and polls; the line gives 32 kB/s.
+    small, large = (6_000, 2_000, 5.0), (100_000, 60_000, 10.0)
+    first = told(small).known(client)
+    assert (first.exchange_seconds, first.uplink_bytes_per_second) == (5.0, None)
+    assert told(small, large).known(client).uplink_bytes_per_second == pytest.approx(32_000)
+    quick = told(small, (100_000, 60_000, 5.2)).known(client)
+    assert quick.uplink_bytes_per_second == pytest.approx(8e5)
+    # Without a small one to compare with, all of it counts as the line's.
+    assert told(large).known(client).uplink_bytes_per_second == pytest.approx(16_000)
+    # An exchange that was quicker than small ones were is no infinite line.
+    assert told(small, (100_000, 60_000, 2.0)).known(client).uplink_bytes_per_second == 4e6

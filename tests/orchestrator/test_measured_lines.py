@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
+from orchestrator import fleet as fleet_module
 from orchestrator import flower_flights, flower_post, flower_transport
 from orchestrator.books import reply_record
 from orchestrator.federation import initial_state
@@ -89,7 +90,8 @@ class Lines:
         return answer, COMPUTE + (len(message) + len(answer)) / self.rates[node]
 
 
-def test_lines_are_measured_and_ranks_follow_them():
+def test_lines_are_measured_and_ranks_follow_them(monkeypatch):
+    monkeypatch.setattr(fleet_module, "_SMALL_EXCHANGE_BYTES", 0)  # a model of very few bytes
     config = a_config(
         strategy__rank={"name": "spectral", "rank": 4}, federation__deadline_seconds=3.0
     )
