@@ -30,11 +30,11 @@ RUN = (
     "federation.deadline_seconds=45.0",
     "federation.round_timeout_seconds=240.0",
     "stream.classes_per_task=5",
-    "learning.rounds_per_task=4",
-    "learning.local_steps=60",
+    "learning.rounds_per_task=3",
+    "learning.local_steps=10",
     'learning.methods=[{name="finetune"}]',
     "model.pretext.steps=5",
-    'strategy.rank={name="spectral", rank=64}',
+    'strategy.rank={name="spectral", rank=64, energy=1.0}',
 )
 
 
