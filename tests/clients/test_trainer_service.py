@@ -16,6 +16,7 @@ import grpc
 import numpy as np
 import pytest
 
+from clients import profile
 from clients.proto.trainer_pb2 import Opening, Request
 from clients.proto.trainer_pb2_grpc import TrainerStub
 from clients.trainer import LocalTrainer
@@ -81,7 +82,10 @@ def same(ours, theirs):
         np.testing.assert_array_equal(ours.delta[key], value)
 
 
-def test_answers_over_grpc_are_the_trainers_own_and_the_base_is_loaded_once(tmp_path, address):
+def test_answers_over_grpc_are_the_trainers_own_and_the_base_is_loaded_once(
+    tmp_path, address, monkeypatch
+):
+    monkeypatch.setattr(profile, "free_disk_bytes", lambda folder: 2**40)  # others write meanwhile
     direct = Lab(tmp_path / "direct", tiny_config())
     remote = Lab(tmp_path / "remote", tiny_config())
     request = encode_recipe(direct.config.shared_recipe().model_dump_json(), ())
