@@ -75,7 +75,7 @@ def _allowed(
     held = classes_allowed(shop, shard, (*assignment.met, *work.tasks))
     if work.source == "memory" and len(state.memory.labels):
         remembered = torch.zeros_like(held)
-        remembered[torch.from_numpy(np.unique(state.memory.labels))] = True
+        remembered[np.unique(state.memory.labels).tolist()] = True
         return held & remembered
     return held
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import resource
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from strategies.errors import ModelError
 Kind = Literal["edge", "gpu", "cpu"]
 # A device that is lent less than this is an edge device unless its operator says otherwise.
 EDGE_BYTES: Final = 4 * 2**30
+_STATUS: Final = Path("/proc/self/status")
 
 
 def device_kind(
@@ -61,6 +63,11 @@ def peak_memory_bytes(device: Device | None = None) -> int:
     """The most this process has ever held in RAM or, of a GPU, there."""
     if device is not None and device.on_gpu:
         return int(torch.cuda.max_memory_reserved())
+    if _STATUS.exists():
+        # Linux's ru_maxrss would begin at what the process held that started this one.
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", _STATUS.read_text(), re.MULTILINE)
+        if found:
+            return int(found.group(1)) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # the unit differs: bytes, KiB
 
