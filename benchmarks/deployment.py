@@ -40,7 +40,7 @@ _CLIENTS: Final = 2
 _PATIENCE_SECONDS: Final = 900.0
 
 
-def ours(model: str, rounds: int, steps: int, data: Sequence[str]) -> dict[str, Any]:
+def ours(model: str, rounds: int, steps: int, data: Path) -> dict[str, Any]:
     """Our overhead per round, and how often each trainer loaded the model."""
     with TemporaryDirectory() as name, ExitStack() as stack:
         folder, port = Path(name), a_free_port()
@@ -57,10 +57,11 @@ def ours(model: str, rounds: int, steps: int, data: Sequence[str]) -> dict[str, 
         for number, work in enumerate(works):
             start(
                 work.name, "client", "--insecure", "--superlink", address, "--number", number,
-                "--clients", _CLIENTS, "--data", folder, "--work", work,
+                "--clients", _CLIENTS, "--data", data, "--work", work,
             )  # fmt: skip
         settings = [
-            *data,
+            'data.train="train.jsonl"',
+            'data.test="test.jsonl"',
             f'model.name="{model}"',
             f"federation.clients={_CLIENTS}",
             f"federation.cohort={_CLIENTS}",
@@ -101,7 +102,7 @@ def _our_overheads(home: Home) -> list[float]:
     ]
 
 
-def stock(model: str, rounds: int, steps: int, data: Sequence[str]) -> dict[str, Any]:
+def stock(model: str, rounds: int, steps: int, data: Path) -> dict[str, Any]:
     """The stock app's overhead per round."""
     with TemporaryDirectory() as name, ExitStack() as stack:
         folder, port = Path(name), a_free_port()
@@ -113,7 +114,7 @@ def stock(model: str, rounds: int, steps: int, data: Sequence[str]) -> dict[str,
             tomli_w.dumps(
                 {
                     "model": model,
-                    "train-file": data[0].split("=", 1)[1].strip('"'),
+                    "train-file": str(data / "train.jsonl"),
                     "num-rounds": rounds,
                     "local-steps": steps,
                     "timings": str(folder),
@@ -195,8 +196,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--steps", type=int, default=8, help="local steps of 16 examples")
     options = parser.parse_args()
-    with TemporaryDirectory() as folder:
-        data = data_settings(1, Path(folder))
+    with TemporaryDirectory() as name:
+        data_settings(1, data := Path(name))
         found = {
             **stock(options.model, options.rounds, options.steps, data),
             **ours(options.model, options.rounds, options.steps, data),
