@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.data import class_mask
 from clients.methods.outputs import answers
 from clients.recall import losses_on
 from clients.state_store import Watch
@@ -135,8 +136,7 @@ def _end(run: LocalRun, methods: Sequence[ClientMethod]) -> None:
     """Close the old task with what the client had of it."""
     here, watch = (run.new_ids, run.allowed), run.state.watch
     _count_own(run)
-    held = np.zeros(len(run.allowed), dtype=np.bool_)
-    held[watch.held] = True
+    held = class_mask(watch.held, len(run.allowed))
     run.new_ids, run.allowed = watch.window, run.model.device.tensor(held)
     for method in methods:
         method.task_end(run)

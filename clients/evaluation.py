@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clients.data import classes_of
+from clients.data import class_mask, classes_of
 from clients.flips import Answered, Flips, flips
 from clients.model import AdaptedModel, completion_losses, generate, masked_cross_entropy
 from strategies.protocols import ExampleIds
@@ -91,9 +91,7 @@ def _answers(
     tasks: Collection[int] = plan.seen_tasks
     if recipe.stream.kind == "task-incremental":
         tasks = (task,)
-    allowed = np.zeros(len(dataset.label_names), dtype=np.bool_)
-    allowed[classes_of(dataset.tasks, tasks)] = True
-    return allowed
+    return class_mask(classes_of(dataset.tasks, tasks), len(dataset.label_names))
 
 
 def _classified(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from clients.boundaries import SIGNALS, Boundaries, Given, Noticed
-from clients.data import Shard, classes_of
+from clients.data import Shard, class_mask, classes_of
 from clients.methods.base import ClientMethod
 from clients.state_store import ClientState
 from clients.training import LocalRun
@@ -73,17 +73,14 @@ def _allowed(
     A memory is small, and a class it holds nothing of could only be pushed down.
     """
     held = classes_allowed(shop, shard, (*assignment.met, *work.tasks))
-    if work.source == "memory" and len(state.memory.labels):
-        remembered = torch.zeros_like(held)
-        remembered[np.unique(state.memory.labels).tolist()] = True
-        return held & remembered
-    return held
+    if work.source == "tasks":
+        return held
+    return held & shop.model.device.tensor(class_mask(state.memory.labels, len(held)))
 
 
 def classes_allowed(shop: Workshop, shard: Shard, tasks: Sequence[int]) -> torch.Tensor:
     """Classes the client holds of the tasks it has met, (C,); others are not pushed down."""
-    allowed = np.zeros(len(shop.dataset.label_names), dtype=np.bool_)
-    allowed[shard.classes_seen(tasks)] = True
+    allowed = class_mask(shard.classes_seen(tasks), len(shop.dataset.label_names))
     return shop.model.device.tensor(allowed)
 
 

@@ -3,7 +3,7 @@
 from clients.data.batches import Encoded
 from clients.data.checkpoint_tokenizer import open_tokenizer
 from clients.data.dataset import Dataset, Shard
-from clients.data.labels import classes_of
+from clients.data.labels import class_mask, classes_of
 from clients.data.opening import open_dataset
 from clients.data.tokenizer import Tokenizer
 
@@ -12,6 +12,7 @@ __all__ = [
     "Encoded",
     "Shard",
     "Tokenizer",
+    "class_mask",
     "classes_of",
     "open_dataset",
     "open_tokenizer",

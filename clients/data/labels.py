@@ -29,6 +29,13 @@ def classes_of(tasks: Sequence[TaskInfo], indices: Collection[int]) -> NDArray[n
     return np.array(sorted(found), dtype=np.int64)
 
 
+def class_mask(classes: Collection[int] | NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Which of ``count`` classes are among ``classes``, (count,)."""
+    mask = np.zeros(count, dtype=np.bool_)
+    mask[np.asarray(classes, dtype=np.int64)] = True
+    return mask
+
+
 def read_labels(
     train: Table, test: Table, column: str, given: tuple[str, ...] | None
 ) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import torch
 from annotated_types import Ge, Gt
 from torch.nn import functional
 
+from clients.data import class_mask
 from clients.methods.base import ClientMethod
 from clients.methods.outputs import answers, remembered, rows_of, store
 
@@ -37,8 +38,7 @@ class LearningWithoutForgetting(ClientMethod):
 
     def task_start(self, run: LocalRun) -> None:
         taught = answers(run, run.new_ids)
-        known = np.zeros(taught.values.shape[1], dtype=np.bool_)
-        known[run.known] = True
+        known = class_mask(run.known, taught.values.shape[1])
         taught.values[:, ~known] = -np.inf  # what the task brings is not the teacher's to say
         store(run, _NAME, taught)
 
