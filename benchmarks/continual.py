@@ -72,6 +72,7 @@ METHODS: Final[Mapping[str, Sequence[str]]] = {
     "lines": _merged("lines"),
     "model-stock": _merged("model-stock"),
     "task-vectors": _merged("task-vectors"),
+    "atlas": _merged("atlas"),
     "linear": ['model.head="linear"', 'learning.methods=[{name="er"}]'],
     "simplex": ['model.head="simplex"', 'learning.methods=[{name="er"}]'],
     "analytic": [*_ANALYTIC, "learning.adapted_tasks=0"],
