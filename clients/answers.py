@@ -45,14 +45,16 @@ class Clock:
 def example_counts(assignment: Assignment, run: LocalRun) -> dict[GroupName, NDArray[np.int64]]:
     """Aggregation weights: all examples for shared groups, per class for the head's rows.
 
-    Replayed classes count with what the memory holds of them and what of it a method has settled
-    on: those rows were trained too.
+    Where anything was replayed, its classes count with what the memory holds of them and what of it
+    a method has settled on: those rows were trained too.  Rows that only saw other classes'
+    examples were pushed away and nothing else; they count for nothing, as without a memory.
     """
     total = np.array(len(run.new_ids), dtype=np.int64)
     counts = dict.fromkeys(assignment.groups, total)
     rows_are_classes = run.recipe.pooling != "model" and run.recipe.head != "simplex"
     if HEAD in counts and rows_are_classes:
-        held = np.concatenate([run.new_ids, run.state.memory.ids, *run.state.chosen.values()])
+        replayed = [run.state.memory.ids, *run.state.chosen.values()] if run.num_replayed else []
+        held = np.concatenate([run.new_ids, *replayed])
         labels = run.dataset.train.labels[np.unique(held)]
         counts[HEAD] = np.bincount(labels, minlength=len(run.dataset.label_names)).astype(np.int64)
     return counts

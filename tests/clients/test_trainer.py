@@ -108,6 +108,8 @@ def test_share_zero_is_finetuning_bit_for_bit(lab):
         theirs = plain.ask(plain.plan(step, "b").orders[1])
         for key, value in theirs.delta.items():
             np.testing.assert_array_equal(ours.delta[key], value)
+        for group, count in theirs.num_examples.items():
+            np.testing.assert_array_equal(ours.num_examples[group], count)
 
 
 def test_replay_takes_its_share_once_there_is_a_past(lab):
