@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from orchestrator.cli.output import console
 from orchestrator.cli.status_line import status_line
 from orchestrator.deployment.flower import Address
 from orchestrator.home import Home
+from orchestrator.signals import handling
 from strategies.errors import ConfigError, Fault
 from strategies.types import client_ids
 
@@ -212,9 +212,5 @@ def _stop_requests() -> Iterator[threading.Event]:
     def note(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handling(note):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
