@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,13 +24,11 @@ from orchestrator.conduct import conduct
 from orchestrator.config import RunConfig, parse_config
 from orchestrator.deployment.flower import QUIET
 from orchestrator.home import Home
+from orchestrator.stopping import GRACE_SECONDS, ask_to_stop, settled
 from orchestrator.store.base import RunStatus
 from orchestrator.transport import Endpoint, InProcessTransport
-from strategies.errors import StaleRunStatusError
 from strategies.types import ClientId, client_ids
 
-GRACE_SECONDS: Final = 45.0
-_ALIVE: Final = (RunStatus.CREATED, RunStatus.RUNNING, RunStatus.STOPPING)
 # glibc would give every large temporary of a training step back to the kernel and fetch it anew,
 # page by page; keeping the memory made a step of MiniLM about 5 % faster (docs/performance.md).
 _KEEP_MEMORY: Final = {
@@ -107,14 +104,7 @@ class Simulation:
 
     def stop(self) -> None:
         """Ask the run to stop at its next safe point; end its processes if it does not."""
-        store = self.home.store()
-        with suppress(StaleRunStatusError):  # not started yet, or over already
-            store.transition(
-                self.run_id,
-                RunStatus.STOPPING,
-                expected=(RunStatus.RUNNING,),
-                reason="interrupted from the keyboard",
-            )
+        ask_to_stop(self.run_id, self.home.store())
         try:
             self.process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -123,15 +113,8 @@ class Simulation:
 
     def _settle(self) -> RunStatus:
         """The run's final status; a process that died without a word leaves an interrupted run."""
-        store = self.home.store()
-        status = store.get_run(self.run_id).status
-        if status not in _ALIVE:
-            return status
-        code = self.process.returncode
-        reason = f"its process ended with code {code}; see {self.log_path}"
-        return store.transition(
-            self.run_id, RunStatus.INTERRUPTED, expected=_ALIVE, reason=reason
-        ).status
+        reason = f"its process ended with code {self.process.returncode}; see {self.log_path}"
+        return settled(self.run_id, self.home.store(), reason)
 
 
 def _simulate(run_id: str) -> None:

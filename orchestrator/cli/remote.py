@@ -14,16 +14,15 @@ from orchestrator.cli.live import LiveView
 from orchestrator.conduct import FLOWER_RUN, INTERRUPTED
 from orchestrator.config import RunConfig
 from orchestrator.home import Home
+from orchestrator.stopping import ALIVE, GRACE_SECONDS, ask_to_stop, settled
 from orchestrator.store.base import RunStatus, RunStore
-from strategies.errors import StaleRunStatusError, StoreError, TransportError
+from strategies.errors import StoreError, TransportError
 
 if TYPE_CHECKING:
     from orchestrator.deployment.control import Control, FlowerStatus
 
 _LOOK_SECONDS: Final = 0.25
 _ASK_SECONDS: Final = 3.0  # of Flower, which logs every question
-_GRACE_SECONDS: Final = 45.0
-_ALIVE: Final = (RunStatus.CREATED, RunStatus.RUNNING, RunStatus.STOPPING)
 _FINISHED: Final = "finished"
 
 
@@ -96,7 +95,7 @@ class Remote:
         with LiveView(run_id, store, self.console) as view:
             while status.status != _FINISHED:
                 view.refresh()
-                alive = store.get_run(run_id).status in _ALIVE
+                alive = store.get_run(run_id).status in ALIVE
                 if begun and not alive:
                     break
                 begun = begun or alive
@@ -119,19 +118,9 @@ class Remote:
     def _stop(self) -> FlowerStatus:
         """At the run's next safe point if we share its database, else by Flower's hand."""
         self.console.print("stopping the run")
-        if self.run_id and self.store:
-            try:
-                self.store.transition(
-                    self.run_id,
-                    RunStatus.STOPPING,
-                    expected=(RunStatus.RUNNING,),
-                    reason="interrupted from the keyboard",
-                )
-            except StaleRunStatusError:
-                self.control.stop(self.flower_run)
-        else:
+        if not (self.run_id and self.store and ask_to_stop(self.run_id, self.store)):
             self.control.stop(self.flower_run)
-        deadline = time.monotonic() + _GRACE_SECONDS
+        deadline = time.monotonic() + GRACE_SECONDS
         while (status := self.control.status(self.flower_run)).status != _FINISHED:
             if time.monotonic() > deadline:
                 self.control.stop(self.flower_run)
@@ -142,13 +131,8 @@ class Remote:
     def _outcome(self, flower: FlowerStatus) -> RunStatus:
         if not (self.run_id and self.store):
             return _by_flower(flower, self.console)
-        status = self.store.get_run(self.run_id).status
-        if status not in _ALIVE:
-            return status
         reason = f"its ServerApp is gone: {flower.details or flower.ended}"
-        return self.store.transition(
-            self.run_id, RunStatus.INTERRUPTED, expected=_ALIVE, reason=reason
-        ).status
+        return settled(self.run_id, self.store, reason)
 
 
 def _by_flower(flower: FlowerStatus, console: Console) -> RunStatus:
