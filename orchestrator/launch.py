@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,11 +25,14 @@ from orchestrator.conduct import conduct
 from orchestrator.config import RunConfig, parse_config
 from orchestrator.deployment.flower import QUIET
 from orchestrator.home import Home
-from orchestrator.stopping import GRACE_SECONDS, ask_to_stop, settled
+from orchestrator.progress import owner_of
+from orchestrator.stopping import ALIVE, GRACE_SECONDS, ask_to_stop, settled
 from orchestrator.store.base import RunStatus
 from orchestrator.transport import Endpoint, InProcessTransport
+from strategies.errors import StoreUnreachableError
 from strategies.types import ClientId, client_ids
 
+_LOOK_SECONDS: Final = 0.25
 # glibc would give every large temporary of a training step back to the kernel and fetch it anew,
 # page by page; keeping the memory made a step of MiniLM about 5 % faster (docs/performance.md).
 _KEEP_MEMORY: Final = {
@@ -67,16 +71,20 @@ def export_merged(adapter: Path, to: Path) -> None:
 
 @dataclass(slots=True)
 class Simulation:
-    """A Flower simulation of one run, as a child process in its own session."""
+    """A run in a child process in a session of its own: on Ray, or with all clients in it.
+
+    ``asked`` says whether it was asked to stop from here.
+    """
 
     run_id: str
     home: Home
     process: subprocess.Popen[bytes]
     log_path: Path
+    asked: bool = False
 
     @classmethod
     def start(cls, run_id: str, home: Home) -> Simulation:
-        """Start simulating a submitted run; everything it prints goes to the run's log."""
+        """Carry a submitted run on; everything it prints goes to the run's log."""
         log_path = home.run_folder(run_id) / "run.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("ab") as log:
@@ -90,12 +98,13 @@ class Simulation:
             )
         return cls(run_id, home, process, log_path)
 
-    def watch(self, show: Callable[[], None], *, every_seconds: float = 0.25) -> RunStatus:
+    def watch(self, show: Callable[[], None], *, every_seconds: float = _LOOK_SECONDS) -> RunStatus:
         """Call ``show`` until the run has ended; on Ctrl-C or SIGTERM ask it to stop, and wait."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             while self.process.poll() is None:
-                show()
+                with suppress(StoreUnreachableError):  # the run's own patience decides
+                    show()
                 time.sleep(every_seconds)
         except KeyboardInterrupt:
             self.stop()
@@ -104,21 +113,44 @@ class Simulation:
 
     def stop(self) -> None:
         """Ask the run to stop at its next safe point; end its processes if it does not."""
-        ask_to_stop(self.run_id, self.home.store())
-        try:
-            self.process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        store, deadline, told = self.home.store(), time.monotonic() + GRACE_SECONDS, False
+        self.asked = True
+        while self.process.poll() is None and time.monotonic() < deadline:
+            told = told or ask_to_stop(self.run_id, store)  # False before it has started
+            time.sleep(_LOOK_SECONDS)
+        if self.process.poll() is None:
+            self._kill()
 
     def _settle(self) -> RunStatus:
         """The run's final status; a process that died without a word leaves an interrupted run."""
+        store = self.home.store()
+        run = store.get_run(self.run_id)
+        if run.status in ALIVE:
+            self._kill()
+            if (run.lease_owner or "").startswith(owner_of(self.process.pid)):
+                store.release_lease(self.run_id, str(run.lease_owner))
         reason = f"its process ended with code {self.process.returncode}; see {self.log_path}"
-        return settled(self.run_id, self.home.store(), reason)
+        return settled(self.run_id, store, reason)
+
+    def _kill(self) -> None:
+        """End it and all it has started, at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
-def _simulate(run_id: str) -> None:
-    """The child process: Flower's simulation runtime with our two apps."""
+def _carry_on(run_id: str) -> None:
+    """The child process."""
+    home = Home.from_environment()
+    config = parse_config(home.store().get_run(run_id).config, source=f"run {run_id}")
+    if config.federation.transport == "in-process":
+        run_in_process(run_id, config, home, on_progress=lambda: None)
+    else:
+        _simulate(run_id, config, home)
+
+
+def _simulate(run_id: str, config: RunConfig, home: Home) -> None:
+    """Flower's simulation runtime with our two apps."""
     from flwr.serverapp import ServerApp
     from flwr.simulation import run_simulation
 
@@ -126,8 +158,6 @@ def _simulate(run_id: str) -> None:
     from clients.settings import ClientSettings
     from orchestrator.flower_transport import FlowerTransport
 
-    home = Home.from_environment()
-    config = parse_config(home.store().get_run(run_id).config, source=f"run {run_id}")
     threads = config.federation.threads_per_client
     settings = ClientSettings(
         cache_folder=home.cache_folder, state_folder=home.client_folder, num_threads=threads
@@ -155,4 +185,4 @@ def _simulate(run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    _simulate(sys.argv[1])
+    _carry_on(sys.argv[1])

@@ -15,7 +15,7 @@ import typer
 from filelock import FileLock, Timeout
 
 from orchestrator.cli.connecting import client_options, in_bytes
-from orchestrator.cli.output import console
+from orchestrator.cli.output import console, saying
 from orchestrator.cli.status_line import status_line
 from orchestrator.deployment.flower import Address
 from orchestrator.home import Home
@@ -110,9 +110,7 @@ def server(
     home.store()
     settings = ServerSettings(address=Address(host=host, port=port), certificates=folder, home=home)
 
-    def say(line: str) -> None:
-        out.print(line, highlight=False, soft_wrap=True, markup=False)
-
+    say = saying(out)
     if insecure:
         out.print("[bold yellow]WARNING[/] --insecure: no encryption, and any node may take part")
     with _stop_requests() as stop:
