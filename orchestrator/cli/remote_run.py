@@ -38,39 +38,46 @@ class RemoteRun:
             the run is found in our database.  StoreError if there are to be restarts and no
             database to put them in.
         """
-        store = self.home.store() if restarts else None
-        first = [
-            Remote.resume(self.control, run_id, self.home, self.console)
-            if run_id
-            else Remote.submit(self.control, self.config, self.home, self.console)
-        ]
+        carrying = None
+        if restarts:
+            say = saying(self.console)
+            carrying = Restarts(store=self.home.store(), limit=restarts, say=say)
+        first = self._submitted(run_id)
+        if carrying is None:
+            return _followed(first)
+        fresh = [first]
 
         def attempt(run_id: str | None) -> Ending:
-            try:
-                remote = first.pop() if first or run_id is None else self._resumed(run_id)
-            except KeyboardInterrupt:
-                return Ending(run_id=run_id, status=RunStatus.INTERRUPTED, asked=True)
-            if remote is None:
-                return Ending(run_id=run_id, status=RunStatus.INTERRUPTED, asked=False)
-            status = remote.follow()
-            return Ending(
-                run_id=remote.run_id if remote.store else None, status=status, asked=remote.asked
-            )
+            if fresh or run_id is None:
+                return _followed(fresh.pop())
+            return self._again(run_id)
 
-        if store is None:
-            return attempt(run_id)
-        carrying = Restarts(store=store, limit=restarts, say=saying(self.console))
         return carrying.carry(attempt, run_id)
 
+    def _submitted(self, run_id: str | None) -> Remote:
+        if run_id is None:
+            return Remote.submit(self.control, self.config, self.home, self.console)
+        return Remote.resume(self.control, run_id, self.home, self.console)
+
+    def _again(self, run_id: str) -> Ending:
+        """Another Flower run of the same run, once the SuperLink takes one."""
+        try:
+            remote = self._resumed(run_id)
+        except KeyboardInterrupt:
+            return Ending(run_id=run_id, status=RunStatus.INTERRUPTED, asked=True)
+        if remote is None:
+            return Ending(run_id=run_id, status=RunStatus.INTERRUPTED, asked=False)
+        return _followed(remote)
+
     def _resumed(self, run_id: str) -> Remote | None:
-        """A new Flower run of the same run, once the SuperLink takes one; None if it does not.
+        """Waits for the SuperLink; None if it stays away.
 
         Raises: RefusedError.
         """
         deadline = time.monotonic() + AWAY_SECONDS
         while True:
             try:
-                return Remote.resume(self.control, run_id, self.home, self.console)
+                return self._submitted(run_id)
             except RefusedError:
                 raise
             except TransportError as error:
@@ -78,3 +85,9 @@ class RemoteRun:
                     saying(self.console)(f"{error}; waited {AWAY_SECONDS:g} s")
                     return None
                 time.sleep(_LOOK_SECONDS)
+
+
+def _followed(remote: Remote) -> Ending:
+    status = remote.follow()
+    found = remote.run_id if remote.store else None
+    return Ending(run_id=found, status=status, asked=remote.asked)
