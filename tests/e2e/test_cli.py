@@ -243,8 +243,6 @@ def test_restarts_that_are_used_up_end_the_command_as_interrupted(perennial, run
     assert process.returncode == 130, output
     assert f"perennial resume {first.run_id}" in output
     assert store.get_run(first.run_id).status is RunStatus.INTERRUPTED
-    resumed = perennial("resume", first.run_id, "--restarts", "1")
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
