@@ -232,6 +232,7 @@ def test_a_run_whose_process_is_killed_is_restarted_and_ends_with_the_same_bits(
     assert "code -9" in restarted["message"]
 
 
+@pytest.mark.slow
 def test_restarts_that_are_used_up_end_the_command_as_interrupted(perennial, run_file):
     process = perennial("run", "tiny.toml", *LONGER, "--restarts", "1", start=True)
     store = perennial.store()
@@ -245,6 +246,7 @@ def test_restarts_that_are_used_up_end_the_command_as_interrupted(perennial, run
     assert store.get_run(first.run_id).status is RunStatus.INTERRUPTED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_who_ends_the_command_gets_no_restart(perennial, run_file, number):
     process = perennial("run", "tiny.toml", *LONGER, "--restarts", "3", start=True)
