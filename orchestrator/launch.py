@@ -23,6 +23,7 @@ from typing import Final
 
 from orchestrator.conduct import conduct
 from orchestrator.config import RunConfig, parse_config
+from orchestrator.cores import usable_cores
 from orchestrator.deployment.flower import QUIET
 from orchestrator.home import Home
 from orchestrator.progress import owner_of
@@ -170,9 +171,7 @@ def _simulate(run_id: str, config: RunConfig, home: Home) -> None:
         transport = FlowerTransport(grid, federation.clients, federation.min_clients)  # type: ignore[arg-type]
         conduct(run_id, config, transport, home)
 
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = usable_cores()
     run_simulation(
         server_app,
         make_client_app(lambda _: local_trainer(settings)),
