@@ -81,7 +81,7 @@ def test_without_restarts_there_is_one_attempt(home):
 def test_a_run_that_failed_is_left_as_it_is(home):
     script = Script(home, (RunStatus.FAILED, "2 of 3 replies"))
     assert script.carried(3).status is RunStatus.FAILED
-    assert (script.made, script.events) == (1, [])
+    assert (script.made, script.events, script.said, script.slept) == (1, [], [], [])
 
 
 def test_who_pressed_ctrl_c_gets_no_restart(home):
