@@ -83,7 +83,7 @@ class Restarts:
             away, lost = str(error), run_id  # its process is gone, and what became of it unknown
             status = self._patiently(lambda: settled(lost, self.store, away))
             ending = Ending(run_id=run_id, status=status, asked=False)
-        if ending.asked or ending.run_id is None:
+        if ending.asked or ending.run_id is None or not self.limit:
             return ending, ending.asked
         found = ending.run_id
         events = self._patiently(lambda: self.store.events(found))[before:]
