@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from orchestrator.conduct import submit
 from orchestrator.config import load_config
+from orchestrator.cores import usable_cores
 from orchestrator.home import Home
 from orchestrator.launch import Simulation
 from orchestrator.store.base import RoundRecord, RunStatus
@@ -91,7 +91,7 @@ def traffic(rounds: Sequence[RoundRecord]) -> dict[str, int]:
 
 def environment() -> dict[str, Any]:
     """Where the figures come from."""
-    return {"python": platform.python_version(), "cores": len(os.sched_getaffinity(0))}
+    return {"python": platform.python_version(), "cores": usable_cores()}
 
 
 def write(result: dict[str, Any], to: str) -> None:

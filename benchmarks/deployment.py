@@ -16,7 +16,6 @@ import json
 import os
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -30,7 +29,7 @@ from benchmarks.clinc150 import data_settings, environment, options_of, write
 from clients.addresses import read_token
 from clients.trainer_client import TrainerClient
 from orchestrator.deployment.flower import QUIET, a_free_port
-from orchestrator.deployment.processes import Program, Running, descendants, end_all
+from orchestrator.deployment.processes import Program, Running, wait_until
 from orchestrator.home import Home
 from orchestrator.store.base import RunStatus
 
@@ -177,17 +176,13 @@ def _program(
     try:
         yield running
     finally:
-        family = descendants(running.process.pid)
         running.end(60.0)
-        end_all(family, grace_seconds=1.0)
 
 
 def _wait(done: Callable[[], bool], running: Running) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not done():
-        if time.monotonic() > deadline or (running.poll() or 0) != 0:
-            raise RuntimeError(f"{running.program.name}:\n" + "\n".join(running.lines))
-        time.sleep(0.2)
+    wait_until(lambda: done() or bool(running.poll()), _PATIENCE_SECONDS)
+    if not done():
+        raise RuntimeError(f"{running.program.name}:\n" + "\n".join(running.lines))
 
 
 def main() -> None:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 from pathlib import Path
 
 from orchestrator.conduct import submit
 from orchestrator.config import load_config
+from orchestrator.cores import usable_cores
 from orchestrator.home import Home
 from orchestrator.launch import Simulation
 from orchestrator.store.base import RoundRecord
@@ -32,7 +32,7 @@ def measure(overrides: list[str], warm_up_rounds: int) -> dict[str, object]:
     run_id = submit(config, home)
     status = Simulation.start(run_id, home).watch(lambda: None)
     rounds = [r for r in home.store().rounds(run_id) if r.kind == "train"][warm_up_rounds:]
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     phases = ("exchange", "aggregate", "checkpoint")
     walls = [sum(r.seconds[phase] for phase in phases) for r in rounds]
     return {

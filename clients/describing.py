@@ -19,18 +19,19 @@ def profile_of(
 ) -> ClientProfile:
     """The client's profile.
 
-    A device whose operator has said anything of it is timed, once per process and recipe; a
-    simulated client's is not.
+    A device of the client's own is timed, once per process and recipe; a simulated client's, of
+    which ``settings.kind`` says nothing, is not.
     Raises: ModelError for a GPU that is not there.
     """
     device, limit = shop.model.device, settings.memory_limit_bytes
     total = measured.memory_bytes(device)
+    lent = min(limit or total, total)
     profile = ClientProfile(
         client_id=client_id,
         kind=measured.device_kind(device, limit, settings.kind),
         device=measured.device_name(device),
-        memory_bytes=min(limit or total, total),
-        memory_limit_bytes=min(limit or total, total) if limit or device.on_gpu else None,
+        memory_bytes=lent,
+        memory_limit_bytes=lent if limit or device.on_gpu else None,
         uplink_limit_bytes_per_second=settings.uplink_limit_bytes_per_second,
         free_disk_bytes=measured.free_disk_bytes(settings.state_folder),
         dtypes=("float32", "bfloat16") if device.autocast_to else ("float32",),

@@ -56,7 +56,7 @@ def resident_bytes(device: Device) -> int:
     if device.on_gpu:
         free, total = torch.cuda.mem_get_info()
         return total - free
-    return int(psutil.Process().memory_info().rss)
+    return _in_ram_bytes()
 
 
 def peak_memory_bytes(device: Device | None = None) -> int:
@@ -76,7 +76,7 @@ def used_memory_bytes() -> int:
     """What this process holds on the training device; without an accelerator, in RAM."""
     if torch.cuda.is_available():
         return int(torch.cuda.memory_reserved())
-    return int(psutil.Process().memory_info().rss)
+    return _in_ram_bytes()
 
 
 def free_memory() -> None:
@@ -91,3 +91,7 @@ def free_disk_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return int(psutil.disk_usage(str(folder)).free)
+
+
+def _in_ram_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)

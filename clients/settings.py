@@ -21,9 +21,10 @@ class ClientSettings:
 
     ``data``, if given, replaces the data section of whatever recipe the server sends: the server
     never chooses which files are read here.  Simulated clients leave it out.
-    ``kind`` is what the device is to count as, None for a simulated client; ``"cpu"`` leaves a GPU
-    alone.  ``memory_limit_bytes`` is the most training may take, the program included, and
-    ``uplink_limit_bytes_per_second`` what plans may count on; the line itself is not throttled.
+    ``kind`` is what the device is to count as, None for a simulated client (a warm trainer takes
+    it for ``"auto"``); ``"cpu"`` leaves a GPU alone.  ``memory_limit_bytes`` is the most training
+    may take, the program included, and ``uplink_limit_bytes_per_second`` what plans may count on;
+    the line itself is not throttled.
     ``max_message_bytes`` is the largest message a warm trainer makes room for.
     """
 

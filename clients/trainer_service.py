@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -33,7 +33,7 @@ from clients.bench import Bench
 from clients.framing import SERVICE
 from clients.proto.trainer_pb2_grpc import add_TrainerServicer_to_server
 from clients.servicer import Servicer
-from clients.settings import read_settings
+from clients.settings import ClientSettings, read_settings
 from clients.trainer import LocalTrainer
 from strategies.errors import ConfigError, Fault, PerennialError
 
@@ -138,6 +138,11 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
+def _of_a_device(settings: ClientSettings) -> ClientSettings:
+    """A trainer with a process of its own has a device of its own, whatever was said of that."""
+    return replace(settings, kind=settings.kind or "auto")
+
+
 def main(given: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -145,7 +150,7 @@ def main(given: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        settings = read_settings(arguments.settings)
+        settings = _of_a_device(read_settings(arguments.settings))
         token = read_token(arguments.token_file) if arguments.token_file else None
         serving = serve(
             partial(LocalTrainer, settings),

@@ -7,20 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from flwr.app import MessageType
-
 from orchestrator.buffer import Pair
+from orchestrator.flower_courier import HAS_LEFT, WAS_GONE, Courier, Lookout
 from orchestrator.flower_nodes import Nodes
 from orchestrator.flower_post import Post
 from orchestrator.plans import Order
 from orchestrator.spool import Refusal
 from orchestrator.transport import OnWait, failure, late, to_reply
-from strategies.types import ClientId, FailureReason, Reply
-from strategies.wire import encode_assignment
+from strategies.types import ClientId, Reply
 
 POLL_SECONDS: Final = 0.05
-# An order lives for so many times the wait for its reply: so long are late ones heard of.
-LIFETIME: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +39,10 @@ class Flights:
     _under_way: dict[str, Flight] = field(default_factory=dict)  # by letter
     _ready: list[Pair] = field(default_factory=list)
 
+    @property
+    def _courier(self) -> Courier:
+        return Courier(self.post, self.nodes)
+
     def busy(self) -> frozenset[ClientId]:
         """Clients with an order under way."""
         orders = [flight.order for flight in self._under_way.values()]
@@ -52,33 +52,25 @@ class Flights:
     def launch(self, orders: Sequence[Order], timeout_seconds: float) -> None:
         """Send ``orders``; one for a client that is gone is ready with its failure."""
         for order in orders:
-            client, letter = order.assignment.client_id, None
-            node = self.nodes.homes.get(client)
-            message = encode_assignment(order.assignment, order.tensors)
-            lifetime = LIFETIME * timeout_seconds
-            if node is not None:
-                letter = self.post.send(
-                    node, message, MessageType.TRAIN, lifetime, order.assignment
-                )
-            if node is None or letter is None:
-                answer = gone("was gone before it could be asked")
-                self._ready.append((order, reply_of(order, len(message), answer, 0.0)))
+            handed = self._courier.hand_over(order, timeout_seconds)
+            if handed.letter is None:
+                self._ready.append((order, reply_of(order, handed.num_bytes, WAS_GONE, 0.0)))
             else:
-                self._under_way[letter] = Flight(
-                    order=order, node=node, num_bytes=len(message), since=time.monotonic()
+                name, node = handed.letter
+                self._under_way[name] = Flight(
+                    order=order, node=node, num_bytes=handed.num_bytes, since=time.monotonic()
                 )
 
     def landed(
         self, enough: Callable[[Sequence[Pair]], bool], timeout_seconds: float, on_wait: OnWait
     ) -> list[Pair]:
         """Wait until what came in is ``enough``; the rest stays under way."""
-        taken, deadline, looked = list[Pair](), time.monotonic() + timeout_seconds, time.monotonic()
+        taken, deadline = list[Pair](), time.monotonic() + timeout_seconds
+        lookout = Lookout(self.nodes, self.look_seconds)
         while True:
             in_time = time.monotonic() < deadline
             self._fetch()
-            if time.monotonic() - looked > self.look_seconds:
-                self.nodes.look()
-                looked = time.monotonic()
+            lookout.glance()
             self._give_up(timeout_seconds)
             while self._ready and not enough(taken):
                 taken.append(self._ready.pop(0))
@@ -112,9 +104,8 @@ class Flights:
         now = time.monotonic()
         for letter, flight in list(self._under_way.items()):
             took, order = now - flight.since, flight.order
-            if self.nodes.homes.get(order.assignment.client_id) != flight.node:
-                answer = gone("left, or came back on another node, before it had answered")
-                reply = reply_of(order, flight.num_bytes, answer, took)
+            if self._courier.has_left(order.assignment.client_id, flight.node):
+                reply = reply_of(order, flight.num_bytes, HAS_LEFT, took)
             elif took > timeout_seconds:
                 reply = late(order, flight.num_bytes, timeout_seconds)
             else:
@@ -122,11 +113,6 @@ class Flights:
             self.post.close([letter])
             del self._under_way[letter]
             self._ready.append((order, reply))
-
-
-def gone(detail: str) -> Refusal:
-    """What there is of a client that is not there."""
-    return Refusal(reason=FailureReason.UNREACHABLE, detail=detail)
 
 
 def reply_of(order: Order, bytes_down: int, answer: bytes | Refusal, seconds: float) -> Reply:

@@ -15,7 +15,8 @@ from flwr.serverapp import Grid
 from orchestrator.attendance import Changes, LateReply
 from orchestrator.buffer import Pair
 from orchestrator.federation import Federation, agree
-from orchestrator.flower_flights import LIFETIME, POLL_SECONDS, Flights, gone, reply_of
+from orchestrator.flower_courier import HAS_LEFT, WAS_GONE, Courier, Lookout
+from orchestrator.flower_flights import POLL_SECONDS, Flights, reply_of
 from orchestrator.flower_nodes import Nodes
 from orchestrator.flower_post import Post
 from orchestrator.plans import Order
@@ -23,7 +24,7 @@ from orchestrator.spool import Refusal, Spool
 from orchestrator.transport import OnWait, late
 from strategies.errors import TransportError
 from strategies.types import ClientId, GroupName, Reply, Tensors
-from strategies.wire import decode_profile, encode_assignment, encode_recipe
+from strategies.wire import decode_profile, encode_recipe
 
 # So many clients are asked for the base values before giving up.
 _ASKED_FOR_VALUES: Final = 3
@@ -54,6 +55,10 @@ class FlowerTransport:
         self._post = Post(self.grid)
         self._nodes = Nodes(self._post)
         self._flights = Flights(post=self._post, nodes=self._nodes, look_seconds=self.look_seconds)
+
+    @property
+    def _courier(self) -> Courier:
+        return Courier(self._post, self._nodes)
 
     def federation(self, recipe: str, *, timeout_seconds: float, on_wait: OnWait) -> Federation:
         self._nodes.request = encode_recipe(recipe, ())
@@ -150,39 +155,32 @@ class FlowerTransport:
         """Send every order that has a node; the letters, and every message's size and time."""
         sent, sizes, pushed = _Sent(), list[int](), list[float]()
         for index, order in enumerate(orders):
-            client, lifetime = order.assignment.client_id, LIFETIME * timeout_seconds
-            node, letter = self._nodes.homes.get(client), None
-            message = encode_assignment(order.assignment, order.tensors)
-            sizes.append(len(message))
-            pushed.append(time.monotonic())
-            if node is not None:
-                letter = self._post.send(
-                    node, message, MessageType.TRAIN, lifetime, order.assignment
-                )
-            if node is not None and letter is not None:
-                sent[letter] = (client, node)
+            handed = self._courier.hand_over(order, timeout_seconds)
+            sizes.append(handed.num_bytes)
+            pushed.append(handed.at)
+            if handed.letter is None:
+                spool.put(index, WAS_GONE, 0.0)
             else:
-                spool.put(index, gone("was gone before it could be asked"), 0.0)
+                name, node = handed.letter
+                sent[name] = (order.assignment.client_id, node)
         return sent, sizes, pushed
 
     def _answers(
         self, sent: _Sent, deadline: float, on_wait: OnWait
     ) -> Iterator[tuple[str, bytes | Refusal]]:
         """Answers as they arrive, all that had come in by the deadline; who is gone is given up."""
-        pending, looked = dict(sent), time.monotonic()
+        pending, lookout = dict(sent), Lookout(self._nodes, self.look_seconds)
         while pending:
             in_time = time.monotonic() < deadline
             for letter, answer in self._post.fetch(pending):
                 del pending[letter]
                 yield letter, answer
-            if time.monotonic() - looked > self.look_seconds:
-                self._nodes.look()
-                looked = time.monotonic()
-            lost = [x for x, (c, node) in pending.items() if self._nodes.homes.get(c) != node]
+            lookout.glance()
+            lost = [x for x, (c, node) in pending.items() if self._courier.has_left(c, node)]
             self._post.close(lost)
             for letter in lost:
                 del pending[letter]
-                yield letter, gone("left, or came back on another node, before it had answered")
+                yield letter, HAS_LEFT
             on_wait(len(sent) - len(pending))
             if not in_time:
                 return

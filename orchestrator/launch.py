@@ -23,15 +23,17 @@ from typing import Final
 
 from orchestrator.conduct import conduct
 from orchestrator.config import RunConfig, parse_config
+from orchestrator.cores import usable_cores
 from orchestrator.deployment.flower import QUIET
 from orchestrator.home import Home
+from orchestrator.progress import owner_of
+from orchestrator.stopping import ALIVE, GRACE_SECONDS, ask_to_stop, settled
 from orchestrator.store.base import RunStatus
 from orchestrator.transport import Endpoint, InProcessTransport
-from strategies.errors import StaleRunStatusError
+from strategies.errors import StoreUnreachableError
 from strategies.types import ClientId, client_ids
 
-GRACE_SECONDS: Final = 45.0
-_ALIVE: Final = (RunStatus.CREATED, RunStatus.RUNNING, RunStatus.STOPPING)
+_LOOK_SECONDS: Final = 0.25
 # glibc would give every large temporary of a training step back to the kernel and fetch it anew,
 # page by page; keeping the memory made a step of MiniLM about 5 % faster (docs/performance.md).
 _KEEP_MEMORY: Final = {
@@ -70,16 +72,20 @@ def export_merged(adapter: Path, to: Path) -> None:
 
 @dataclass(slots=True)
 class Simulation:
-    """A Flower simulation of one run, as a child process in its own session."""
+    """A run in a child process in a session of its own: on Ray, or with all clients in it.
+
+    ``asked`` says whether it was asked to stop from here.
+    """
 
     run_id: str
     home: Home
     process: subprocess.Popen[bytes]
     log_path: Path
+    asked: bool = False
 
     @classmethod
     def start(cls, run_id: str, home: Home) -> Simulation:
-        """Start simulating a submitted run; everything it prints goes to the run's log."""
+        """Carry a submitted run on; everything it prints goes to the run's log."""
         log_path = home.run_folder(run_id) / "run.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
         with log_path.open("ab") as log:
@@ -93,12 +99,13 @@ class Simulation:
             )
         return cls(run_id, home, process, log_path)
 
-    def watch(self, show: Callable[[], None], *, every_seconds: float = 0.25) -> RunStatus:
+    def watch(self, show: Callable[[], None], *, every_seconds: float = _LOOK_SECONDS) -> RunStatus:
         """Call ``show`` until the run has ended; on Ctrl-C or SIGTERM ask it to stop, and wait."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             while self.process.poll() is None:
-                show()
+                with suppress(StoreUnreachableError):  # the run's own patience decides
+                    show()
                 time.sleep(every_seconds)
         except KeyboardInterrupt:
             self.stop()
@@ -107,35 +114,44 @@ class Simulation:
 
     def stop(self) -> None:
         """Ask the run to stop at its next safe point; end its processes if it does not."""
-        store = self.home.store()
-        with suppress(StaleRunStatusError):  # not started yet, or over already
-            store.transition(
-                self.run_id,
-                RunStatus.STOPPING,
-                expected=(RunStatus.RUNNING,),
-                reason="interrupted from the keyboard",
-            )
-        try:
-            self.process.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        store, deadline, told = self.home.store(), time.monotonic() + GRACE_SECONDS, False
+        self.asked = True
+        while self.process.poll() is None and time.monotonic() < deadline:
+            told = told or ask_to_stop(self.run_id, store)  # False before it has started
+            time.sleep(_LOOK_SECONDS)
+        if self.process.poll() is None:
+            self._kill()
 
     def _settle(self) -> RunStatus:
         """The run's final status; a process that died without a word leaves an interrupted run."""
         store = self.home.store()
-        status = store.get_run(self.run_id).status
-        if status not in _ALIVE:
-            return status
-        code = self.process.returncode
-        reason = f"its process ended with code {code}; see {self.log_path}"
-        return store.transition(
-            self.run_id, RunStatus.INTERRUPTED, expected=_ALIVE, reason=reason
-        ).status
+        run = store.get_run(self.run_id)
+        if run.status in ALIVE:
+            self._kill()
+            if (run.lease_owner or "").startswith(owner_of(self.process.pid)):
+                store.release_lease(self.run_id, str(run.lease_owner))
+        reason = f"its process ended with code {self.process.returncode}; see {self.log_path}"
+        return settled(self.run_id, store, reason)
+
+    def _kill(self) -> None:
+        """End it and all it has started, at once."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
-def _simulate(run_id: str) -> None:
-    """The child process: Flower's simulation runtime with our two apps."""
+def _carry_on(run_id: str) -> None:
+    """The child process."""
+    home = Home.from_environment()
+    config = parse_config(home.store().get_run(run_id).config, source=f"run {run_id}")
+    if config.federation.transport == "in-process":
+        run_in_process(run_id, config, home, on_progress=lambda: None)
+    else:
+        _simulate(run_id, config, home)
+
+
+def _simulate(run_id: str, config: RunConfig, home: Home) -> None:
+    """Flower's simulation runtime with our two apps."""
     from flwr.serverapp import ServerApp
     from flwr.simulation import run_simulation
 
@@ -143,8 +159,6 @@ def _simulate(run_id: str) -> None:
     from clients.settings import ClientSettings
     from orchestrator.flower_transport import FlowerTransport
 
-    home = Home.from_environment()
-    config = parse_config(home.store().get_run(run_id).config, source=f"run {run_id}")
     threads = config.federation.threads_per_client
     settings = ClientSettings(
         cache_folder=home.cache_folder, state_folder=home.client_folder, num_threads=threads
@@ -157,9 +171,7 @@ def _simulate(run_id: str) -> None:
         transport = FlowerTransport(grid, federation.clients, federation.min_clients)  # type: ignore[arg-type]
         conduct(run_id, config, transport, home)
 
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = usable_cores()
     run_simulation(
         server_app,
         make_client_app(lambda _: local_trainer(settings)),
@@ -172,4 +184,4 @@ def _simulate(run_id: str) -> None:
 
 
 if __name__ == "__main__":
-    _simulate(sys.argv[1])
+    _carry_on(sys.argv[1])

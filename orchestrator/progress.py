@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,6 +28,11 @@ _PHASES: Final = {
 }
 
 
+def owner_of(pid: int) -> str:
+    """How the names of lease owners in that process of this machine begin."""
+    return f"{socket.gethostname()[:32]}:{pid}:"
+
+
 @dataclass(slots=True)
 class Progress:
     """Keeps the run's lease and publishes its progress with it, at most twice a second.
@@ -40,7 +47,7 @@ class Progress:
     num_steps: int = 0
     num_tasks: int = 0
     when: Arrivals | None = None
-    owner: str = field(default_factory=lambda: uuid4().hex)
+    owner: str = field(default_factory=lambda: f"{owner_of(os.getpid())}{uuid4().hex[:16]}")
     shown: dict[str, Any] = field(default_factory=dict)
     _published: float = 0.0
 

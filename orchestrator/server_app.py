@@ -18,6 +18,7 @@ from orchestrator.config import RunConfig, parse_config
 from orchestrator.examples import example_config
 from orchestrator.flower_transport import FlowerTransport
 from orchestrator.home import Home
+from orchestrator.signals import handling
 from orchestrator.store.base import RunStatus
 from strategies.errors import RoundFailedError, RunInterrupted
 
@@ -53,13 +54,8 @@ def _interruptible() -> Iterator[None]:
     def interrupt(number: int, _frame: FrameType | None) -> None:
         raise RunInterrupted(f"its server was told to end ({signal.Signals(number).name})")
 
-    signals = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.signal(number, interrupt) for number in signals}
-    try:
+    with handling(interrupt):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _config(settings: Mapping[str, ConfigScalar]) -> RunConfig:

@@ -9,6 +9,7 @@ The constants were measured on the peak of whole processes (docs/performance.md)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from strategies.cost import FLOAT_BYTES, CostModel, Plans
@@ -52,29 +53,14 @@ class TooLarge:
 
 def fit(costs: CostModel, plans: Plans, client: ClientProfile) -> Fit | TooLarge:
     """How ``plans`` fit in the client's limit; without one nothing is cut."""
-    batch = costs.budget.batch_size
-    whole = Fit(
-        micro_batch_size=None,
-        checkpointing=False,
-        peak_bytes=peak_bytes(costs, plans, client, batch),
-    )
-    limit = client.memory_limit_bytes
-    if limit is None or whole.peak_bytes <= limit:
-        return whole
-    for checkpointing in (False, True) if client.recomputes else (False,):
-        smallest = 1 if costs.budget.divisible else batch
-        if peak_bytes(costs, plans, client, smallest, again=checkpointing) > limit:
-            continue
-        size = next(
-            n
-            for n in range(batch, smallest - 1, -1)
-            if peak_bytes(costs, plans, client, n, again=checkpointing) <= limit
-        )
-        return Fit(
-            micro_batch_size=size if size < batch else None,
-            checkpointing=checkpointing,
-            peak_bytes=peak_bytes(costs, plans, client, size, again=checkpointing),
-        )
+    batch, smallest = costs.budget.batch_size, _smallest(costs)
+    limit = inf if client.memory_limit_bytes is None else client.memory_limit_bytes
+    for again in _ways(client):
+        for size in range(batch, smallest - 1, -1):
+            peak = peak_bytes(costs, plans, client, size, again=again)
+            if peak <= limit:
+                part = size if size < batch else None
+                return Fit(micro_batch_size=part, checkpointing=again, peak_bytes=peak)
     return TooLarge(least_bytes(costs, plans, client) - limit)
 
 
@@ -93,11 +79,8 @@ def peak_bytes(
 
 def least_bytes(costs: CostModel, plans: Plans, client: ClientProfile) -> float:
     """What ``plans`` take with every lever pulled that may be."""
-    examples = 1 if costs.budget.divisible else costs.budget.batch_size
-    return min(
-        peak_bytes(costs, plans, client, examples, again=again)
-        for again in ((False, True) if client.recomputes else (False,))
-    )
+    examples = _smallest(costs)
+    return min(peak_bytes(costs, plans, client, examples, again=again) for again in _ways(client))
 
 
 def values_bytes(costs: CostModel, plans: Plans) -> float:
@@ -109,6 +92,16 @@ def values_bytes(costs: CostModel, plans: Plans) -> float:
 def gib(num_bytes: float) -> str:
     """Bytes as people state memory."""
     return f"{num_bytes / GIB:.2f} GiB"
+
+
+def _smallest(costs: CostModel) -> int:
+    """The fewest examples that may be computed at once."""
+    return 1 if costs.budget.divisible else costs.budget.batch_size
+
+
+def _ways(client: ClientProfile) -> tuple[bool, ...]:
+    """Whether blocks are computed again, the cheaper way first."""
+    return (False, True) if client.recomputes else (False,)
 
 
 def _above(costs: CostModel, plans: Plans) -> tuple[GroupSpec, ...]:

@@ -20,7 +20,7 @@ from rich.console import Console
 from orchestrator.cli import federation, output
 from orchestrator.cli.connecting import connection
 from orchestrator.cli.live import LiveView
-from orchestrator.cli.remote import Remote
+from orchestrator.cli.remote_run import RemoteRun
 from orchestrator.conduct import FLOWER_RUN, reclaim, submit, write_report
 from orchestrator.config import RunConfig, config_schema, load_config, parse_config
 from orchestrator.doctor import examine
@@ -28,6 +28,7 @@ from orchestrator.examples import NAMES, example_text
 from orchestrator.home import Home
 from orchestrator.launch import Simulation, export_merged, run_in_process
 from orchestrator.report import render_comparison
+from orchestrator.restarts import Ending, Restarts
 from orchestrator.results import Show
 from orchestrator.store import upgrade_database
 from orchestrator.store.base import RunRecord, RunStatus
@@ -65,8 +66,16 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override, e.g. seed=3.")
 ]
 AsFormat = Annotated[Format, typer.Option("--format", help="Text for people, JSON for programs.")]
-
-
+Restarted = Annotated[
+    int,
+    typer.Option(
+        "--restarts",
+        metavar="N",
+        min=0,
+        help="Resume the run up to N times if its process dies or it is interrupted unasked. "
+        "A run that failed would fail again and is not restarted.",
+    ),
+]
 On = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="Run on this SuperLink instead of simulating."),
@@ -95,21 +104,22 @@ def _complain(error: PerennialError) -> None:
 
 
 @app.command()
-def run(
+def run(  # noqa: PLR0913 - a command's options
     path: RunFile,
     overrides: Overrides = None,
     on: On = None,
     root_certificates: federation.RootCertificates = None,
     token_file: federation.TokenFile = None,
     insecure: federation.Insecure = False,  # noqa: FBT002 - a command-line flag
+    restarts: Restarted = 0,
 ) -> None:
     """Run a file: simulate its clients, or with --on have those of a real federation learn."""
     config, home = load_config(path, overrides or ()), Home.from_environment()
     if on is None:
-        _carry_out(submit(config, home), config, home)
+        _carry_out(submit(config, home), config, home, restarts)
         return
     with _control(connection(on, root_certificates, token_file, insecure=insecure)) as control:
-        _follow(Remote.submit(control, config, home, output.console()), home)
+        _follow(RemoteRun(control, config, home, output.console()), None, restarts)
 
 
 @app.command()
@@ -119,6 +129,7 @@ def resume(
     root_certificates: federation.RootCertificates = None,
     token_file: federation.TokenFile = None,
     insecure: federation.Insecure = False,  # noqa: FBT002 - a command-line flag
+    restarts: Restarted = 0,
 ) -> None:
     """Continue an interrupted run from its last committed round, with --on where it began there."""
     home = Home.from_environment()
@@ -126,10 +137,10 @@ def resume(
     config = parse_config(record.config, source=f"run {record.run_id}")
     if on is None:
         _require_simulated(record)
-        _carry_out(record.run_id, config, home)
+        _carry_out(record.run_id, config, home, restarts)
         return
     with _control(connection(on, root_certificates, token_file, insecure=insecure)) as control:
-        _follow(Remote.resume(control, record.run_id, home, output.console()), home)
+        _follow(RemoteRun(control, config, home, output.console()), record.run_id, restarts)
 
 
 @contextmanager
@@ -143,14 +154,15 @@ def _control(to: Connection) -> Iterator[Control]:
         control.close()
 
 
-def _follow(remote: Remote, home: Home) -> None:
+def _follow(remote: RemoteRun, run_id: str | None, restarts: int) -> None:
+    from orchestrator.deployment.server import superlink_folder
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    status = remote.follow()
-    if remote.run_id and remote.store:
-        port = remote.control.connection.address.port
-        log = home.folder / f"superlink-{port}" / "superlink.log"
-        output.print_outcome(_shown(remote.run_id, home), log_path=log)
-    raise typer.Exit(EXIT_CODES[status])
+    ending = remote.carried(run_id, restarts)
+    if ending.run_id:
+        folder = superlink_folder(remote.home, remote.control.connection.address.port)
+        output.print_outcome(_shown(ending.run_id, remote.home), log_path=folder / "superlink.log")
+    raise typer.Exit(EXIT_CODES[ending.status])
 
 
 def _require_simulated(record: RunRecord) -> None:
@@ -160,14 +172,24 @@ def _require_simulated(record: RunRecord) -> None:
         raise ConfigError("resume", [Fault("run", found, "--on HOST:PORT of its SuperLink")])
 
 
-def _carry_out(run_id: str, config: RunConfig, home: Home) -> None:
+def _carry_out(run_id: str, config: RunConfig, home: Home, restarts: int) -> None:
     with LiveView(run_id, home.store(), output.console()) as view:
-        if config.federation.transport == "in-process":
+        if config.federation.transport == "in-process" and not restarts:
             status = run_in_process(run_id, config, home, on_progress=view.refresh)
         else:
-            status = Simulation.start(run_id, home).watch(view.refresh)
+            status = _in_child_processes(run_id, home, view, restarts)
     output.print_outcome(_shown(run_id, home), log_path=home.run_folder(run_id) / "run.log")
     raise typer.Exit(EXIT_CODES[status])
+
+
+def _in_child_processes(run_id: str, home: Home, view: LiveView, restarts: int) -> RunStatus:
+    def attempt(_: str | None) -> Ending:
+        child = Simulation.start(run_id, home)
+        status = child.watch(view.refresh)
+        return Ending(run_id=run_id, status=status, asked=child.asked)
+
+    carrying = Restarts(store=home.store(), limit=restarts, say=output.saying(view.console))
+    return carrying.carry(attempt, run_id).status
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,10 +15,11 @@ import typer
 from filelock import FileLock, Timeout
 
 from orchestrator.cli.connecting import client_options, in_bytes
-from orchestrator.cli.output import console
+from orchestrator.cli.output import console, saying
 from orchestrator.cli.status_line import status_line
 from orchestrator.deployment.flower import Address
 from orchestrator.home import Home
+from orchestrator.signals import handling
 from strategies.errors import ConfigError, Fault
 from strategies.types import client_ids
 
@@ -110,9 +110,7 @@ def server(
     home.store()
     settings = ServerSettings(address=Address(host=host, port=port), certificates=folder, home=home)
 
-    def say(line: str) -> None:
-        out.print(line, highlight=False, soft_wrap=True, markup=False)
-
+    say = saying(out)
     if insecure:
         out.print("[bold yellow]WARNING[/] --insecure: no encryption, and any node may take part")
     with _stop_requests() as stop:
@@ -212,9 +210,5 @@ def _stop_requests() -> Iterator[threading.Event]:
     def note(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with handling(note):
         yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -35,6 +35,11 @@ def console() -> Console:
     return Console() if Console().is_terminal else Console(width=_LOG_COLUMNS)
 
 
+def saying(out: Console) -> Callable[[str], None]:
+    """Prints lines as they are."""
+    return lambda line: out.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
 def emit(value: T, *, as_json: bool, text: Callable[[Console, T], None]) -> None:
     """Print ``value`` in the format asked for."""
     if as_json:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -14,16 +15,15 @@ from orchestrator.cli.live import LiveView
 from orchestrator.conduct import FLOWER_RUN, INTERRUPTED
 from orchestrator.config import RunConfig
 from orchestrator.home import Home
+from orchestrator.stopping import ALIVE, GRACE_SECONDS, ask_to_stop, settled
 from orchestrator.store.base import RunStatus, RunStore
-from strategies.errors import StaleRunStatusError, StoreError, TransportError
+from strategies.errors import StoreError, StoreUnreachableError, TransportError
 
 if TYPE_CHECKING:
     from orchestrator.deployment.control import Control, FlowerStatus
 
 _LOOK_SECONDS: Final = 0.25
 _ASK_SECONDS: Final = 3.0  # of Flower, which logs every question
-_GRACE_SECONDS: Final = 45.0
-_ALIVE: Final = (RunStatus.CREATED, RunStatus.RUNNING, RunStatus.STOPPING)
 _FINISHED: Final = "finished"
 
 
@@ -40,6 +40,7 @@ class Remote:
     console: Console
     store: RunStore | None
     run_id: str | None = None
+    asked: bool = False  # to stop, from here or by Flower's hand
 
     @classmethod
     def submit(cls, control: Control, config: RunConfig, home: Home, console: Console) -> Remote:
@@ -49,8 +50,12 @@ class Remote:
 
     @classmethod
     def resume(cls, control: Control, run_id: str, home: Home, console: Console) -> Remote:
-        """Have a run of the server's database continued."""
-        return cls(control, control.submit({"run-id": run_id}), console, _store(home), run_id)
+        """Have a run of the server's database continued, as a new Flower run."""
+        store, number = _store(home), control.submit({"run-id": run_id})
+        if store:
+            message = f"as Flower run {number} on {control.connection.address}"
+            store.append_event(run_id, "continued", message, {FLOWER_RUN: str(number)})
+        return cls(control, number, console, store, run_id)
 
     def follow(self) -> RunStatus:
         """Show the run until it has ended; on Ctrl-C or SIGTERM have it stopped.
@@ -60,11 +65,12 @@ class Remote:
         address = self.control.connection.address
         self.console.print(f"submitted to {address} as Flower run {self.flower_run}")
         try:
-            status = self._until_found()
+            status = _flowers("submitted") if self.run_id else self._until_found()
             if self.run_id and self.store:
                 status = self._live(self.run_id, self.store)
         except KeyboardInterrupt:
             status = self._stop()
+        self.asked = self.asked or status.ended == "stopped"
         return self._outcome(status)
 
     def _until_found(self) -> FlowerStatus:
@@ -92,14 +98,16 @@ class Remote:
     def _live(self, run_id: str, store: RunStore) -> FlowerStatus:
         """Show the run's own progress until it, or its ServerApp, has ended."""
         begun, asked = False, time.monotonic()
-        status = self.control.status(self.flower_run)
+        status = self._ask(run_id, store, _flowers("submitted"))
         with LiveView(run_id, store, self.console) as view:
             while status.status != _FINISHED:
-                view.refresh()
-                alive = store.get_run(run_id).status in _ALIVE
-                if begun and not alive:
-                    break
-                begun = begun or alive
+                with suppress(StoreUnreachableError):  # the ServerApp's own patience decides
+                    view.refresh()
+                    alive = store.get_run(run_id).status in ALIVE
+                    if begun and not alive:
+                        status = self._ask(run_id, store, status)
+                        break
+                    begun = begun or alive
                 if time.monotonic() - asked > _ASK_SECONDS:
                     status, asked = self._ask(run_id, store, status), time.monotonic()
                 time.sleep(_LOOK_SECONDS)
@@ -114,24 +122,15 @@ class Remote:
             expires = store.get_run(run_id).lease_expires_at
             if expires is not None and expires > datetime.now(UTC):
                 return last
-            return replace(last, status=_FINISHED, ended="lost", details=str(error))
+            return _flowers(_FINISHED, ended="lost", details=str(error))
 
     def _stop(self) -> FlowerStatus:
         """At the run's next safe point if we share its database, else by Flower's hand."""
+        self.asked = True
         self.console.print("stopping the run")
-        if self.run_id and self.store:
-            try:
-                self.store.transition(
-                    self.run_id,
-                    RunStatus.STOPPING,
-                    expected=(RunStatus.RUNNING,),
-                    reason="interrupted from the keyboard",
-                )
-            except StaleRunStatusError:
-                self.control.stop(self.flower_run)
-        else:
+        if not (self.run_id and self.store and ask_to_stop(self.run_id, self.store)):
             self.control.stop(self.flower_run)
-        deadline = time.monotonic() + _GRACE_SECONDS
+        deadline = time.monotonic() + GRACE_SECONDS
         while (status := self.control.status(self.flower_run)).status != _FINISHED:
             if time.monotonic() > deadline:
                 self.control.stop(self.flower_run)
@@ -142,13 +141,14 @@ class Remote:
     def _outcome(self, flower: FlowerStatus) -> RunStatus:
         if not (self.run_id and self.store):
             return _by_flower(flower, self.console)
-        status = self.store.get_run(self.run_id).status
-        if status not in _ALIVE:
-            return status
         reason = f"its ServerApp is gone: {flower.details or flower.ended}"
-        return self.store.transition(
-            self.run_id, RunStatus.INTERRUPTED, expected=_ALIVE, reason=reason
-        ).status
+        return settled(self.run_id, self.store, reason)
+
+
+def _flowers(status: str, *, ended: str = "", details: str = "") -> FlowerStatus:
+    from orchestrator.deployment.control import FlowerStatus
+
+    return FlowerStatus(status=status, ended=ended, details=details)
 
 
 def _by_flower(flower: FlowerStatus, console: Console) -> RunStatus:

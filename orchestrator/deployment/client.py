@@ -13,6 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import Final
 
+from orchestrator.cores import usable_cores
 from orchestrator.deployment.flower import Address, a_free_port, flower_environment
 from orchestrator.deployment.probe import probe
 from orchestrator.deployment.processes import Children, Program, Running
@@ -59,18 +60,12 @@ class ClientOptions:
             "cache_folder": str(self.work / "cache"),
             "state_folder": str(self.work / "clients"),
             "data_folder": str(self.data),
-            "num_threads": _cores(),
+            "num_threads": usable_cores(),
             "kind": None if self.kind == "auto" else self.kind,
             "memory_limit_bytes": self.memory_limit_bytes,
             "uplink_limit_bytes_per_second": self.uplink_limit_bytes_per_second,
         }
         return {key: value for key, value in settings.items() if value is not None}
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @dataclass(slots=True, kw_only=True)

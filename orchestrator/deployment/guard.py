@@ -20,6 +20,7 @@ from typing import Any, Final
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from orchestrator.deployment.flower import Address
 from orchestrator.deployment.keys import fingerprint
 
 Scope = MutableMapping[str, Any]
@@ -111,7 +112,7 @@ def peer_name(client: tuple[str, int] | None) -> str:
     if not client:
         return "an unknown address"
     host, port = client[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(Address(host=host, port=port))
 
 
 def _is_local(scope: Scope) -> bool:

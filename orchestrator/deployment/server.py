@@ -18,11 +18,11 @@ from orchestrator.deployment.guard import Say
 from orchestrator.deployment.keys import fingerprint, load_public_key, pem_of
 from orchestrator.deployment.processes import Program, Running, descendants, end_all
 from orchestrator.home import Home
+from orchestrator.stopping import GRACE_SECONDS
 from strategies.errors import ConfigError, Fault, PerennialError, TransportError
 
 _READY_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 15.0
-_INTERRUPT_SECONDS: Final = 45.0  # a run's way to its next safe point
 _LOOK_EVERY_SECONDS: Final = 2.0
 _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound
 
@@ -151,7 +151,7 @@ class Server:
     def stop(self) -> None:
         """Let runs under way stop at a safe point, then end the SuperLink and its helpers."""
         family = descendants(self.running.process.pid)
-        end_all([p for p in family if _is_run(p)], grace_seconds=_INTERRUPT_SECONDS)
+        end_all([p for p in family if _is_run(p)], grace_seconds=GRACE_SECONDS)
         self.running.end(_STOP_SECONDS)
         end_all(family, grace_seconds=1.0)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from sqlalchemy import insert, select
+from sqlalchemy import ColumnElement, exists, insert, select
 from sqlalchemy.orm import Session
 
 from orchestrator.store.base import (
@@ -98,29 +98,30 @@ def log(session: Session, run_id: str, event: EventRecord) -> None:
 
 def is_logged(session: Session, run_id: str, event: EventRecord) -> bool:
     """Whether the run's history has this very event; its time tells it from all others."""
-    query = select(EventRow.event_id).where(
+    return _exists(
+        session,
         EventRow.run_id == run_id,
         EventRow.at == event.at,
         EventRow.kind == event.kind,
         EventRow.message == event.message,
     )
-    return session.scalar(query) is not None
 
 
 def is_committed(session: Session, run_id: str, record: RoundRecord) -> bool:
     """Whether this very step is there, and not another orchestrator's: same state, same time."""
-    query = select(RoundRow.round_id).where(
+    return _exists(
+        session,
         RoundRow.run_id == run_id,
         RoundRow.step_index == record.step_index,
         RoundRow.checkpoint == record.checkpoint,
         RoundRow.committed_at == record.committed_at,
     )
-    return session.scalar(query) is not None
 
 
 def has_step(session: Session, run_id: str, step_index: int) -> bool:
     """Whether anybody has committed that step."""
-    query = select(RoundRow.round_id).where(
-        RoundRow.run_id == run_id, RoundRow.step_index == step_index
-    )
-    return session.scalar(query) is not None
+    return _exists(session, RoundRow.run_id == run_id, RoundRow.step_index == step_index)
+
+
+def _exists(session: Session, *conditions: ColumnElement[bool]) -> bool:
+    return bool(session.scalar(select(exists().where(*conditions))))

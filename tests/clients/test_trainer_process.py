@@ -22,7 +22,13 @@ from strategies.types import (
     ParamKey,
     Update,
 )
-from strategies.wire import decode_result, encode_assignment, encode_result
+from strategies.wire import (
+    decode_profile,
+    decode_result,
+    encode_assignment,
+    encode_recipe,
+    encode_result,
+)
 from tests.clients.test_trainer import Lab
 from tests.clients.trainers import WAIT_SECONDS, TrainerProcess, a_folder, an_assignment, served
 from tests.conftest import REPOSITORY, tiny_config
@@ -189,3 +195,14 @@ def test_an_idle_trainer_drops_the_model_and_loads_it_again(tmp_path, folder):
                 np.testing.assert_array_equal(update.delta[key], value)
             assert client.status().model_loads == loads
             threading.Event().wait(2.5)  # the trainer looks once a second
+
+
+def test_a_trainer_that_was_told_nothing_of_its_device_times_it(folder):
+    recipe = tiny_config().shared_recipe().model_dump_json()
+    with TrainerProcess(folder) as trainer:
+        trainer.ready()
+        answer = TrainerClient(trainer.address).answer(ONE, encode_recipe(recipe, ()))
+    profile, _ = decode_profile(answer)
+    assert profile.flops_per_second > 0
+    assert profile.step_seconds > 0
+    assert profile.longest_example == 5  # patches and one more

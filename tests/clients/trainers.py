@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -14,18 +15,10 @@ from pathlib import Path
 from clients.answering import Listener, Progress
 from clients.settings import MAX_MESSAGE_BYTES, ClientSettings, settings_json
 from clients.trainer_service import serve
-from strategies.types import (
-    Assignment,
-    ClientId,
-    Evaluation,
-    Optimization,
-    ReplayDirective,
-    StrategyChoice,
-    Update,
-    Work,
-)
+from strategies.types import ClientId, Update
 from strategies.wire import decode_assignment, encode_assignment, encode_result
 from tests.conftest import REPOSITORY
+from tests.strategies import test_wire
 
 WAIT_SECONDS = 300.0  # for what always comes; a test that needs it all has failed
 
@@ -67,36 +60,13 @@ class Scripted:
 
 def an_assignment(name: str = "one", *, scored: bool = False) -> bytes:
     """A message that asks ``client-0`` to train or, ``scored``, to evaluate."""
-    work = Work(
-        tasks=(0,),
-        steps=2,
-        batch_size=1,
-        first_step=0,
-        total_steps=2,
-        optimization=Optimization(
-            learning_rate=1e-3,
-            head_learning_rate=1e-3,
-            weight_decay=0.0,
-            max_grad_norm=1.0,
-            schedule="constant",
-        ),
-        methods=(),
-        replay=ReplayDirective(policy=StrategyChoice(name="reservoir"), capacity=1, share=0.0),
-    )
-    assignment = Assignment(
+    whole = test_wire.an_assignment()
+    assignment = dataclasses.replace(
+        whole,
         assignment_id=name,
-        run_id="run",
         client_id=ClientId("client-0"),
-        step_index=1,
-        task_index=0,
-        round_index=0,
-        recipe="{}",
-        base_digest="",
-        groups={},
-        scale=1.0,
-        seed=0,
-        work=None if scored else work,
-        evaluation=Evaluation(tasks=(0,), seen_tasks=(0,)) if scored else None,
+        work=None if scored else whole.work,
+        evaluation=whole.evaluation if scored else None,
     )
     return encode_assignment(assignment, {})
 

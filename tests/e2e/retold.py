@@ -19,7 +19,7 @@ from orchestrator.plans import Order
 from orchestrator.rounds import close_step
 from orchestrator.store.base import ReplyRecord
 from orchestrator.transport import InProcessTransport, failure, to_reply
-from strategies.types import FailureReason, GlobalState, Reply, client_ids
+from strategies.types import ClientProfile, FailureReason, GlobalState, Reply, client_ids
 from strategies.wire import encode_assignment
 
 
@@ -46,7 +46,9 @@ def retold(
     state, fleet = initial_state(config, everybody), Fleet()
     for record in home.store().rounds(run_id):
         named = {reply.client_id: reply for reply in record.replies}
-        there = tuple(c for c in everybody.clients if c.client_id in named)
+        there = tuple(
+            _as_fast(c, named[c.client_id]) for c in everybody.clients if c.client_id in named
+        )
         federation = dataclasses.replace(everybody, clients=there)
         plan = plan_step(run_id, config, federation, state, fleet)
         assert plan is not None
@@ -57,6 +59,14 @@ def retold(
         state = close_step(state, plan, replies, config=config, federation=federation).state
         fleet.observe(record)
         yield state, load_state(record.checkpoint, home.blobs())
+
+
+def _as_fast(client: ClientProfile, told: ReplyRecord) -> ClientProfile:
+    """With the speed that its work was planned with; a device's first is its own measurement."""
+    seconds = told.metrics.get("predicted_seconds")
+    if not seconds:
+        return client
+    return dataclasses.replace(client, flops_per_second=told.metrics["flops"] / seconds)
 
 
 def _reply(trainer: LocalTrainer, order: Order, told: ReplyRecord) -> Reply:

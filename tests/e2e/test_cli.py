@@ -10,8 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from orchestrator.restarts import RESTARTED
 from orchestrator.store import open_store
 from orchestrator.store.base import RunStatus
 from tests.conftest import REPOSITORY, TINY
@@ -166,6 +168,19 @@ def test_ray_gives_the_same_bits_as_one_process(perennial, run_file, settings):
     assert digests[0] == digests[1]
 
 
+def run_under_way(store, rounds: int, restarts: int = 0):
+    """The newest run, once so many of its rounds are committed after so many restarts."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        for newest in store.list_runs(limit=1):
+            begun = sum(event.kind == RESTARTED for event in store.events(newest.run_id))
+            running = newest.status is RunStatus.RUNNING and begun == restarts
+            if running and newest.progress.get("rounds", 0) >= rounds:
+                return newest
+        time.sleep(0.1)
+    raise AssertionError(f"no run got as far as {rounds} rounds after {restarts} restarts")
+
+
 @pytest.mark.slow
 def test_ctrl_c_stops_cleanly_and_resume_ends_with_the_same_bits(perennial, run_file):
     changes = ("--set", "federation.transport=ray", "--set", "learning.rounds_per_task=15")
@@ -173,12 +188,7 @@ def test_ctrl_c_stops_cleanly_and_resume_ends_with_the_same_bits(perennial, run_
     assert whole.returncode == 0
     expected = json.loads(perennial("show", "latest", "--format", "json").stdout)["checkpoint"]
     process = perennial("run", "tiny.toml", *changes, start=True)
-    store, deadline = perennial.store(), time.monotonic() + 120
-    while time.monotonic() < deadline:
-        newest = store.list_runs(limit=1)[0]
-        if newest.status is RunStatus.RUNNING and newest.progress.get("rounds", 0) >= 2:
-            break
-        time.sleep(0.1)
+    newest = run_under_way(perennial.store(), rounds=2)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
@@ -187,3 +197,64 @@ def test_ctrl_c_stops_cleanly_and_resume_ends_with_the_same_bits(perennial, run_
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     shown = json.loads(perennial("show", newest.run_id, "--format", "json").stdout)
     assert shown["checkpoint"] == expected
+
+
+LONGER = ("--set", "learning.rounds_per_task=15", "--set", "federation.transport=in-process")
+
+
+def kill_the_runs_process(command: subprocess.Popen) -> None:
+    """As the kernel does when memory runs out: that process, and nothing it started."""
+    children = psutil.Process(command.pid).children()
+    (child,) = [x for x in children if "orchestrator.launch" in x.cmdline()]
+    child.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("transport", ["in-process", "ray"])
+def test_a_run_whose_process_is_killed_is_restarted_and_ends_with_the_same_bits(
+    perennial, run_file, transport
+):
+    whole = perennial("run", "tiny.toml", *LONGER)
+    assert whole.returncode == 0
+    expected = json.loads(perennial("show", "latest", "--format", "json").stdout)["checkpoint"]
+    where = ("--set", f"federation.transport={transport}")
+    process = perennial("run", "tiny.toml", *LONGER, *where, "--restarts", "2", start=True)
+    killed = run_under_way(perennial.store(), rounds=2)
+    kill_the_runs_process(process)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "restart 1 of 2 in 1 s: its process ended with code -9" in output
+    assert "task 2 of 2 (high), round 15 of 15" in output  # it was shown to its end
+    shown = json.loads(perennial("show", killed.run_id, "--format", "json").stdout)
+    assert (shown["status"], shown["checkpoint"]) == ("completed", expected)
+    (restarted,) = [event for event in shown["events"] if event["kind"] == RESTARTED]
+    assert restarted["data"]["attempt"] == 1
+    assert "code -9" in restarted["message"]
+
+
+@pytest.mark.slow
+def test_restarts_that_are_used_up_end_the_command_as_interrupted(perennial, run_file):
+    process = perennial("run", "tiny.toml", *LONGER, "--restarts", "1", start=True)
+    store = perennial.store()
+    first = run_under_way(store, rounds=1)
+    kill_the_runs_process(process)
+    run_under_way(store, rounds=first.progress["rounds"] + 1, restarts=1)
+    kill_the_runs_process(process)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert f"perennial resume {first.run_id}" in output
+    assert store.get_run(first.run_id).status is RunStatus.INTERRUPTED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_ends_the_command_gets_no_restart(perennial, run_file, number):
+    process = perennial("run", "tiny.toml", *LONGER, "--restarts", "3", start=True)
+    store = perennial.store()
+    run = run_under_way(store, rounds=1)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    ended = store.get_run(run.run_id)
+    assert (ended.status, ended.reason) == (RunStatus.INTERRUPTED, "asked to stop")
+    assert not any(event.kind == RESTARTED for event in store.events(run.run_id))

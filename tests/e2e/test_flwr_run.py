@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,17 +13,12 @@ import psutil
 import pytest
 import tomli_w
 
+from orchestrator.deployment.flower import a_free_port
 from orchestrator.home import Home
 from orchestrator.store.base import RunStatus
 from tests.conftest import REPOSITORY, TINY
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
-
-
-def a_free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 
 from clients.addresses import read_token
 from clients.trainer_client import TrainerClient
+from orchestrator.cores import usable_cores
 from orchestrator.home import Home
 from orchestrator.store.base import RunStatus
 from strategies.errors import TransportError
@@ -106,7 +107,7 @@ def test_slow_lines_a_killed_client_and_a_late_one(federation, machines, tmp_pat
     assert set(ranks) == {f"client-{number}" for number in range(4)}
     assert max(ranks["client-0"], ranks["client-1"]) < min(ranks["client-2"], ranks["client-3"])
 
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cores()
     states = list(retold(record.run_id, home, tmp_path / "retold", threads))
     assert len(states) == len(rounds)
     for told, kept in states:

@@ -9,7 +9,7 @@ import pytest
 from flwr.supercore.task_identity import TaskIdentity
 
 from orchestrator import fleet as fleet_module
-from orchestrator import flower_flights, flower_post, flower_transport
+from orchestrator import flower_courier, flower_flights, flower_post, flower_transport
 from orchestrator.books import reply_record
 from orchestrator.federation import initial_state
 from orchestrator.fleet import Fleet
@@ -34,7 +34,7 @@ COMPUTE = 0.05
 def _a_server(monkeypatch):
     """Flower makes messages only in a process that has a run; the clock runs as we say."""
     CLOCK.now = 0.0
-    for module in (flower_transport, flower_post, flower_flights):
+    for module in (flower_transport, flower_post, flower_flights, flower_courier):
         monkeypatch.setattr(module, "time", CLOCK)
     for name, value in (("task_id", 1), ("run_id", 1), ("node_id", 1)):
         monkeypatch.setattr(TaskIdentity, f"_{name}", value)
