@@ -10,6 +10,7 @@ from orchestrator.store import open_store
 from orchestrator.store.base import RunStore
 from orchestrator.store.blobs import BlobStore
 from strategies.errors import StoreError
+from strategies.limits import is_identifier
 from strategies.paths import data_directory
 
 
@@ -44,7 +45,12 @@ class Home:
         return BlobStore(self.folder / "blobs")
 
     def run_folder(self, run_id: str) -> Path:
-        """What belongs to one run: log, adapters, report."""
+        """What belongs to one run: log, adapters, report.
+
+        Raises: StoreError for an id that is more than the name of a folder.
+        """
+        if not is_identifier(run_id):
+            raise StoreError(f"run id {run_id!r:.80} cannot name a folder; see `perennial runs`")
         return self.folder / "runs" / run_id
 
     @property

@@ -144,6 +144,7 @@ def _simulate(run_id: str) -> None:
     from orchestrator.flower_transport import FlowerTransport
 
     home = Home.from_environment()
+    os.environ.pop("PERENNIAL_DATABASE", None)  # it may hold a password, and Ray's workers inherit
     config = parse_config(home.store().get_run(run_id).config, source=f"run {run_id}")
     threads = config.federation.threads_per_client
     settings = ClientSettings(
