@@ -1,4 +1,4 @@
-"""Arrays in a file of our own: an uncompressed npz, numbers only, never more than the file holds."""
+"""Arrays in a file of our own: an uncompressed npz of numbers, never more than the file holds."""
 
 from __future__ import annotations
 

@@ -52,6 +52,8 @@ def wrong_evidence(
 
 def _wrong_numbers(update: Update, assignment: Assignment) -> str:
     for group, values in update.statistics.items():
+        if group not in assignment.groups:
+            return f"statistics of {group}, which is not part of the plan"
         for name, value in values.items():
             drift = name in _DRIFT and assignment.work is not None
             if not drift and name not in _NUMBERS:

@@ -110,10 +110,12 @@ def _many(value: Mapping[Any, Any] | tuple[Any, ...] | list[Any], name: str) -> 
 def _number(value: object, name: str) -> Fault:
     if not isinstance(value, int | float):
         return f"{name} is a {type(value).__name__}"
-    if name in NOT_A_NUMBER and not math.isfinite(value):
+    if name in NOT_A_NUMBER and isinstance(value, float) and not math.isfinite(value):
         return "" if value != -math.inf else f"{name} is -inf"
     low, high = RANGES[name]
-    return "" if low <= value <= high else f"{name} is {value:.6g}, expected {low:g} to {high:g}"
+    if low <= value <= high:
+        return ""
+    return f"{name} is {str(value)[:40]}, expected {low:g} to {high:g}"
 
 
 def _text(value: str, name: str) -> Fault:

@@ -1,0 +1,113 @@
+"""``python -m tests.fuzz --inputs 100000 --json -``: hostile messages by the hundred thousand.
+
+Every input goes through the product's decoder and, where it is an answer, through the examination
+against its order; a second, slow reader says what is valid.  Nothing may crash, be accepted wrongly
+or allocate more than ``strategies/limits.py`` says.  With atheris installed
+(``pip install 'perennial[fuzz]'``) ``--guided`` inputs more are guided by what code they reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tests.fuzz.targets import Tally, one, warm_up
+
+_SUMMED = ("inputs", "crashes", "accepted", "accepted_invalid", "refused_valid", "measured_inputs",
+           "over_limit")  # fmt: skip
+
+
+def shared_out(inputs: int, seed: int, workers: int) -> dict[str, Any]:
+    """The inputs in so many processes at once, each with a seed of its own; one report."""
+    start, share = time.monotonic(), -(-inputs // workers)
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        seeds = range(seed, seed + workers)
+        parts = list(pool.map(fuzzed, [share] * workers, seeds))
+    nearest = max(parts, key=lambda part: part["peak_allocated_bytes"] / part["limit_bytes"])
+    report = {**nearest, "seed": list(seeds), "seconds": round(time.monotonic() - start, 1)}
+    report["examples"] = [example for part in parts for example in part["examples"]][:20]
+    report["by_target"] = dict(sum((Counter(part["by_target"]) for part in parts), Counter()))
+    return report | {name: sum(part[name] for part in parts) for name in _SUMMED}
+
+
+def fuzzed(inputs: int, seed: int) -> dict[str, Any]:
+    """What became of so many inputs."""
+    rng, start = random.Random(seed), time.monotonic()  # noqa: S311 - no secrets
+    warm_up()
+    tally = Tally()
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(inputs):
+        one(tally, rng)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
+    return told(tally) | {
+        "seed": seed,
+        "resident_growth_bytes": grown * 1024,
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def told(tally: Tally) -> dict[str, Any]:
+    """The tally as it is printed."""
+    return {
+        "inputs": tally.inputs,
+        "crashes": len(tally.crashes),
+        "accepted": tally.accepted,
+        "accepted_invalid": len(tally.accepted_invalid),
+        "refused_valid": len(tally.refused_valid),
+        "measured_inputs": tally.measured,
+        "over_limit": tally.over_limit,
+        "peak_allocated_bytes": tally.peak,
+        "limit_bytes": tally.limit,
+        "by_target": dict(sorted(tally.by_target.items())),
+        "examples": [*tally.crashes, *tally.accepted_invalid, *tally.refused_valid][:20],
+    }
+
+
+def guided(inputs: int, seed: int) -> dict[str, Any]:
+    """The same by libFuzzer, in a process of its own, which it ends itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.fuzz.guided", str(report), f"-runs={inputs}",
+             f"-seed={seed + 1}", "-max_len=8192", "-rss_limit_mb=4096", folder],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode or not report.exists():
+            raise RuntimeError(f"atheris ended with {done.returncode}: {done.stderr[-2000:]}")
+        found: dict[str, Any] = json.loads(report.read_text())
+        return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--inputs", type=int, default=100_000)
+    parser.add_argument("--guided", type=int, default=0, help="inputs of atheris besides")
+    parser.add_argument("--workers", type=int, default=1, help="processes at once")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", default="-", help="where the report goes; - is standard output")
+    chosen = parser.parse_args()
+    report = shared_out(chosen.inputs, chosen.seed, chosen.workers)
+    if chosen.guided:
+        report["guided"] = guided(chosen.guided, chosen.seed)
+    text = json.dumps(report, indent=2)
+    if chosen.json == "-":
+        sys.stdout.write(text + "\n")
+    else:
+        Path(chosen.json).write_text(text + "\n")
+    parts = [report, *filter(None, [report.get("guided")])]
+    return int(any(p["crashes"] or p["accepted_invalid"] or p["over_limit"] for p in parts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
