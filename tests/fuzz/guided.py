@@ -13,7 +13,7 @@ with atheris.instrument_imports(
              "strategies.limits", "strategies.compression", "orchestrator.examine"],
 ):  # fmt: skip
     from tests.fuzz import targets
-from tests.fuzz.__main__ import told
+from tests.fuzz.running import told
 
 KINDS = ("assignment", "profile", "recipe")
 SOURCES = (*targets.MESSAGES, *targets.ASSIGNMENTS, *targets.PROFILES, *targets.RECIPES)
