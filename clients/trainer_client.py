@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import grpc
@@ -68,7 +68,7 @@ class TrainerClient:
     """
 
     address: str
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     recovery_seconds: float = 120.0
     answer_seconds: float = 86_400.0
     max_message_bytes: int = MAX_MESSAGE_BYTES

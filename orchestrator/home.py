@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.store import open_store
@@ -19,7 +19,7 @@ class Home:
     """The data directory (``PERENNIAL_HOME``) and the run database (``PERENNIAL_DATABASE``)."""
 
     folder: Path
-    database_url: str
+    database_url: str = field(repr=False)  # may hold a password
 
     @classmethod
     def from_environment(cls) -> Home:

@@ -23,7 +23,7 @@ from typing import Final
 
 from orchestrator.conduct import conduct
 from orchestrator.config import RunConfig, parse_config
-from orchestrator.deployment.flower import QUIET
+from orchestrator.deployment.flower import DATABASE_VARIABLE, QUIET
 from orchestrator.home import Home
 from orchestrator.store.base import RunStatus
 from orchestrator.transport import Endpoint, InProcessTransport
@@ -144,7 +144,7 @@ def _simulate(run_id: str) -> None:
     from orchestrator.flower_transport import FlowerTransport
 
     home = Home.from_environment()
-    os.environ.pop("PERENNIAL_DATABASE", None)  # it may hold a password, and Ray's workers inherit
+    os.environ.pop(DATABASE_VARIABLE, None)  # it may hold a password, and Ray's workers inherit
     config = parse_config(home.store().get_run(run_id).config, source=f"run {run_id}")
     threads = config.federation.threads_per_client
     settings = ClientSettings(
