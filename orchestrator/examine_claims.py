@@ -132,12 +132,14 @@ def _wrong_metrics(update: Update, assignment: Assignment, client: ClientProfile
 def _wrong_memory(update: Update, assignment: Assignment, client: ClientProfile | None) -> str:
     work = assignment.work
     asked = work is not None and work.replay.measured
-    tasks = range(len(client.num_train)) if client else range(MAX_COUNT)
+    # A client that notices boundaries counts tasks itself, at most one more with every training.
+    tasks = range(max(len(client.num_train) if client else 0, assignment.step_index + 1))
     found = [sums.task_index for sums in update.remembered]
     if fault := _unexpected(found, tasks if asked else (), "sums over remembered examples"):
         return fault
+    # A memory of joint training files everything under the last task.
+    most = sum(client.num_train) if client else MAX_COUNT
     for sums in update.remembered:
-        most = client.num_train[sums.task_index] if client else MAX_COUNT
         finite = math.isfinite(sums.loss_sum) and math.isfinite(sums.loss_rise)
         if not (finite and 0 <= sums.num_examples <= most and sums.loss_rise >= 0):
             return f"{sums} counts more than the {most} examples there are, or no loss"

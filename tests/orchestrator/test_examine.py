@@ -14,6 +14,8 @@ from orchestrator.fleet import Fleet
 from orchestrator.home import Home
 from orchestrator.planner import plan_step
 from orchestrator.plans import Order
+from orchestrator.recall import share_of
+from orchestrator.sections import Steering
 from orchestrator.spool import Spool
 from orchestrator.transport import InProcessTransport, failure
 from strategies.errors import DataError, StoreError, TransportError
@@ -84,7 +86,7 @@ CLAIMS = {
     "a peak beyond SQL": (TRAIN, {"peak_memory_bytes": 2**80}, "a peak of"),
     "task nobody has": (TRAIN, {"remembered": remembered(task_index=9)}, "not asked for"),
     "negative task": (TRAIN, {"remembered": remembered(task_index=-1)}, "not asked for"),
-    "memory too large": (TRAIN, {"remembered": remembered(num_examples=5)}, "counts more"),
+    "memory too large": (TRAIN, {"remembered": remembered(num_examples=9)}, "counts more"),
     "rise of nan": (TRAIN, {"remembered": remembered(loss_rise=NAN)}, "or no loss"),
     "a fall": (TRAIN, {"remembered": remembered(loss_rise=-1.0)}, "or no loss"),
     "a task twice": (TRAIN, {"remembered": TRAIN.answer.remembered * 2}, "twice"),
@@ -278,6 +280,23 @@ def test_clients_that_describe_one_model_differently_do_not_agree():
     model = dataclasses.replace(FEDERATION.model, groups=(groups,))
     with pytest.raises(TransportError, match="differently"):
         agree([FEDERATION.clients[0], dataclasses.replace(FEDERATION.clients[1], model=model)])
+
+
+def test_tasks_a_client_counted_itself_are_bounded_and_break_no_plan():
+    order = dataclasses.replace(
+        ORDER, assignment=dataclasses.replace(TRAIN.order.assignment, step_index=4)
+    )
+    counted = dataclasses.replace(
+        TRAIN.answer,
+        plan_hash=order.assignment.plan_hash(),
+        remembered=remembered(task_index=4),
+    )
+    assert isinstance(examined(counted, order, GROUPS, (), CLIENTS), Update)
+    beyond = dataclasses.replace(counted, remembered=remembered(task_index=5))
+    assert isinstance(examined(beyond, order, GROUPS, (), CLIENTS), ClientFailure)
+    steering = Steering(lowest_share=0.1, full_at_nats=1.0)
+    state = {"rise|4": np.array([3.0, 2.0])}
+    assert share_of(steering, 0.5, CLIENTS[ClientId("client-1")], state) == 0.1
 
 
 def test_sums_and_scores_are_as_they_were_sent():
