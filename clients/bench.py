@@ -19,7 +19,7 @@ from typing import Final
 from clients.answering import Listener, Progress, Trainer
 from clients.jobs import AbandonedError, BenchStatus, BusyError, Job, StoppingError
 from strategies.types import ClientId
-from strategies.wire import fields_of, kind_of
+from strategies.wire import kind_of, text_of
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Bench:
         digest = hashlib.blake2b(client_id.encode() + b"\0")
         digest.update(message)
         key = digest.digest()
-        run_id = fields_of(message).get("run_id")
+        run_id = text_of(message, "run_id")
         with self._changed:
             for known in (self._current, self._last):
                 if known and known.key == key and not known.abandoned:

@@ -45,33 +45,27 @@ def cut(message: bytes) -> Iterator[bytes]:
 
 
 def joined(total_bytes: int, chunks: Iterable[bytes], *, limit_bytes: int) -> bytes:
-    """The message of ``chunks``, written into room made once and not copied again.
+    """The message of ``chunks``; room grows with what comes, not with what is announced.
 
-    Raises: FramingError if it is announced larger than ``limit_bytes``, before room is made for
-    it, if there is no room, or if it is not as large as announced.
+    At most an eighth more than has come is taken, and nothing is copied at the end.
+    Raises: FramingError if it is announced larger than ``limit_bytes``, if there is no room, if a
+    chunk is empty, or if it is not as large as announced.
     """
     if total_bytes > limit_bytes:
         raise FramingError(
             f"a message of {total_bytes} bytes was announced, at most {limit_bytes} are taken; "
             "raise max_message_bytes in the settings"
         )
-    buffer = _room(total_bytes)
+    buffer = BytesIO()
     for chunk in chunks:
+        if not chunk:
+            raise FramingError("an empty chunk")
         if buffer.tell() + len(chunk) > total_bytes:
             raise FramingError(f"more than the {total_bytes} bytes that were announced")
-        buffer.write(chunk)
+        try:
+            buffer.write(chunk)
+        except MemoryError:
+            raise FramingError(f"no memory for a message of {total_bytes} bytes") from None
     if buffer.tell() != total_bytes:
         raise FramingError(f"{buffer.tell()} bytes of {total_bytes} that were announced")
-    return buffer.getvalue()  # the buffer itself: its size is exact
-
-
-def _room(total_bytes: int) -> BytesIO:
-    buffer = BytesIO()
-    if total_bytes:
-        try:
-            buffer.seek(total_bytes - 1)
-            buffer.write(b"\0")
-        except (MemoryError, OverflowError):
-            raise FramingError(f"no memory for a message of {total_bytes} bytes") from None
-        buffer.seek(0)
-    return buffer
+    return buffer.getvalue()  # the buffer itself, cut to its size

@@ -104,8 +104,8 @@ class ReceivedTensors:
     def _read(self, step: int) -> dict[str, Array]:
         try:
             return dict(load_file(self._path(step)))
-        except (OSError, SafetensorError):
-            return {}
+        except (OSError, SafetensorError, KeyError, ValueError):
+            return {}  # what cannot be read is asked for again
 
     def _path(self, step: int) -> Path:
         return self.folder / f"received-{step:08d}.safetensors"

@@ -23,6 +23,7 @@ from clients.proto.trainer_pb2 import (
     StatusRequest,
 )
 from strategies.errors import WireError
+from strategies.limits import is_identifier
 from strategies.types import ClientId
 
 Context = Any
@@ -100,6 +101,8 @@ class Servicer:
 
     def _received(self, requests: Iterator[Request]) -> tuple[ClientId, bytes]:
         opening = next(requests, Request()).opening
+        if not is_identifier(opening.client_id):
+            raise FramingError(f"client id {opening.client_id!r:.80}, expected such as client-07")
         chunks = (request.chunk for request in requests)
         message = joined(opening.total_bytes, chunks, limit_bytes=self.max_message_bytes)
         return ClientId(opening.client_id), message

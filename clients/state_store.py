@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.archives import DAMAGED, read_arrays
 from clients.flips import Answered
 from strategies.errors import DataError
+from strategies.limits import is_identifier
 from strategies.protocols import ReplayMemory
 from strategies.types import Array, ClientId, ParamKey, Tensors
 
@@ -135,7 +136,7 @@ class ClientStateStore:
         for path in reversed(candidates):
             try:
                 return _read(path)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            except DAMAGED as error:
                 log.warning(
                     "client state %s is damaged (%s); using the version before", path, error
                 )
@@ -160,7 +161,13 @@ class ClientStateStore:
                 old.unlink(missing_ok=True)
 
     def folder_of(self, run_id: str, client_id: ClientId) -> Path:
-        """Where everything of one client in one run lies."""
+        """Where everything of one client in one run lies.
+
+        Raises: DataError for ids that are more than the name of a folder.
+        """
+        for name in (run_id, client_id):
+            if not is_identifier(name):
+                raise DataError(f"id {name!r:.80} cannot name a folder, expected such as client-07")
         return self.folder / run_id / client_id
 
     def _versions(self, run_id: str, client_id: ClientId) -> Iterator[tuple[int, Path]]:
@@ -201,41 +208,39 @@ def _arrays(state: ClientState) -> dict[str, Array]:
 
 
 def _read(path: Path) -> ClientState:
-    with np.load(path, allow_pickle=False) as arrays:
-        capacity, num_offered, task_index = (int(number) for number in arrays["numbers"])
-        memory = ReplayMemory(
-            capacity=capacity,
-            ids=arrays["ids"],
-            tasks=arrays["tasks"],
-            labels=arrays["labels"],
-            num_offered=num_offered,
-            offered=arrays["groups"],
-            losses=arrays["losses"],
-        )
-        tensors = {
-            name: {ParamKey.parse(key): value for key, value in _under(arrays, name).items()}
-            for name in _TENSORS
-        }
-        targets = _under(arrays, "targets")
-        names = {entry.split("/")[1] for entry in arrays.files if entry.startswith("outputs/")}
-        outputs = {
-            name: Outputs(
-                ids=arrays[f"outputs/{name}/ids"], values=arrays[f"outputs/{name}/values"]
-            )
-            for name in names
-        }
-        return ClientState(
-            memory=memory,
-            task_index=task_index,
-            offered=arrays["offered"],
-            watch=_watch(arrays),
-            outputs=outputs,
-            importances=_importances(arrays),
-            chosen=_under(arrays, "chosen"),
-            targets=Targets(**targets) if targets else None,
-            answered=_answered(arrays),
-            **tensors,
-        )
+    arrays = read_arrays(path)
+    capacity, num_offered, task_index = (int(number) for number in arrays["numbers"])
+    memory = ReplayMemory(
+        capacity=capacity,
+        ids=arrays["ids"],
+        tasks=arrays["tasks"],
+        labels=arrays["labels"],
+        num_offered=num_offered,
+        offered=arrays["groups"],
+        losses=arrays["losses"],
+    )
+    tensors = {
+        name: {ParamKey.parse(key): value for key, value in _under(arrays, name).items()}
+        for name in _TENSORS
+    }
+    targets = _under(arrays, "targets")
+    names = {entry.split("/")[1] for entry in arrays if entry.startswith("outputs/")}
+    outputs = {
+        name: Outputs(ids=arrays[f"outputs/{name}/ids"], values=arrays[f"outputs/{name}/values"])
+        for name in names
+    }
+    return ClientState(
+        memory=memory,
+        task_index=task_index,
+        offered=arrays["offered"],
+        watch=_watch(arrays),
+        outputs=outputs,
+        importances=_importances(arrays),
+        chosen=_under(arrays, "chosen"),
+        targets=Targets(**targets) if targets else None,
+        answered=_answered(arrays),
+        **tensors,
+    )
 
 
 def _importances(arrays: Mapping[str, Array]) -> dict[str, Importance]:

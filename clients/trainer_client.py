@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import grpc
@@ -30,7 +30,7 @@ from clients.proto.trainer_pb2_grpc import TrainerStub
 from clients.settings import MAX_MESSAGE_BYTES
 from strategies.errors import TransportError, WireError
 from strategies.types import ClientFailure, ClientId, FailureReason
-from strategies.wire import encode_result, fields_of
+from strategies.wire import encode_result, text_of
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class TrainerClient:
     """
 
     address: str
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     recovery_seconds: float = 120.0
     answer_seconds: float = 86_400.0
     max_message_bytes: int = MAX_MESSAGE_BYTES
@@ -193,7 +193,7 @@ def _requests(client_id: ClientId, message: bytes) -> Iterator[Request]:
 
 
 def _id_of(message: bytes) -> str:
-    return str(fields_of(message).get("assignment_id", ""))
+    return text_of(message, "assignment_id")
 
 
 def _failure(client_id: ClientId, assignment_id: str, reason: FailureReason, detail: str) -> bytes:

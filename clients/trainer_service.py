@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +51,7 @@ _OPTIONS: Final = (
 class Guard(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
     """Lets nobody in without the token, except to ask for health."""
 
-    token: str
+    token: str = field(repr=False)
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """``details`` are gRPC's of the call."""

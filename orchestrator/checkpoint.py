@@ -20,6 +20,10 @@ _VERSION: Final = 3
 # Larger arrays are blobs of their own: one that a step leaves alone is not written again.
 _APART_BYTES: Final = 2**20
 _VALUE: Final = "value"
+_DAMAGED: Final = (
+    struct.error, ValueError, LookupError, TypeError, AttributeError, RecursionError,
+    SafetensorError,
+)  # fmt: skip
 _TENSOR, _MEMORY, _EVIDENCE, _SEPARATOR = "tensor", "memory", "evidence", "|"
 
 
@@ -57,14 +61,24 @@ def load_state(digest: str, blobs: BlobStore) -> GlobalState:
     """
     data = blobs.get(digest)
     try:
-        (length,) = struct.unpack_from("<Q", data)
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["perennial"])
-        arrays = load(data)
-    except (struct.error, ValueError, KeyError, TypeError, SafetensorError) as error:
+        header, arrays = _opened(data)
+        arrays |= {
+            name: load(blobs.get(str(apart)))[_VALUE] for name, apart in header["apart"].items()
+        }
+        return _state(header, arrays)
+    except _DAMAGED as error:
         raise BlobError(f"{len(data)} bytes that are no checkpoint: {error}") from None
+
+
+def _opened(data: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["perennial"])
     if header["version"] != _VERSION:
         raise BlobError(f"checkpoint format {header['version']}, this program reads {_VERSION}")
-    arrays |= {name: load(blobs.get(apart))[_VALUE] for name, apart in header["apart"].items()}
+    return header, load(data)
+
+
+def _state(header: dict[str, Any], arrays: dict[str, Array]) -> GlobalState:
     tensors = dict[ParamKey, Array]()
     memories = dict[str, dict[str, Array]]()
     evidence = dict[ClientId, dict[ParamKey, Array]]()

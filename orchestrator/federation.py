@@ -59,6 +59,11 @@ def disagreement(one: ClientProfile, other: ClientProfile) -> str:
             f"{one.client_id} has base model {one.model.base_digest[:12]}, "
             f"{other.client_id} has {other.model.base_digest[:12]}; give both the same checkpoint"
         )
+    if one.model != other.model:
+        return (
+            f"{one.client_id} and {other.client_id} describe base model "
+            f"{one.model.base_digest[:12]} differently; install the same version on both"
+        )
     if one.tasks != other.tasks:
         return (
             f"{one.client_id} and {other.client_id} disagree on the tasks or their labels; "

@@ -23,6 +23,7 @@ class Nodes:
     """
 
     post: Post
+    clients: frozenset[ClientId]  # who may introduce themselves
     request: bytes = b""
     patience_seconds: float = 600.0  # in which a new node must say who it is
     homes: dict[ClientId, int] = field(default_factory=dict)
@@ -73,6 +74,12 @@ class Nodes:
             profile, _ = decode_profile(answer)
         except PerennialError as error:
             self._faults.append(str(error))
+            return
+        if profile.client_id not in self.clients:
+            self._faults.append(
+                f"a node introduced itself as {profile.client_id}, expected one of "
+                f"{min(self.clients)} … {max(self.clients)}; start it with the run's --clients"
+            )
             return
         self.homes[profile.client_id] = node
         self._joined[profile.client_id] = profile

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from orchestrator.attendance import LateReply
 from orchestrator.spool import Refusal
 from strategies.errors import WireError
+from strategies.limits import readable
 from strategies.types import Assignment, FailureReason
 from strategies.wire import from_record, to_record
 
@@ -84,9 +85,9 @@ class Post:
     def close(self, letters: Collection[str]) -> None:
         """Wait no longer for the answers to these."""
         now = time.monotonic()
-        for name in letters:
-            if not self._letters[name].answered:
-                self._letters[name].closed_at = now
+        for letter in filter(None, map(self._letters.get, letters)):  # the others are long over
+            if not letter.answered:
+                letter.closed_at = now
         self._letters = {i: x for i, x in self._letters.items() if x.until > now or x.is_open}
 
     def late(self) -> tuple[LateReply, ...]:
@@ -118,7 +119,7 @@ def _content(message: Message) -> bytes | Refusal:
         error = message.error
         return Refusal(
             reason=_REASONS.get(error.code, FailureReason.CRASHED),
-            detail=error.reason or f"Flower error code {error.code}",
+            detail=readable(error.reason or "") or f"Flower error code {error.code}",
         )
     try:
         return from_record(message.content)

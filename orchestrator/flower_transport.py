@@ -23,7 +23,7 @@ from orchestrator.plans import Order
 from orchestrator.spool import Refusal, Spool
 from orchestrator.transport import OnWait, late
 from strategies.errors import TransportError
-from strategies.types import ClientId, GroupName, Reply, Tensors
+from strategies.types import ClientId, GroupName, Reply, Tensors, client_ids
 from strategies.wire import decode_profile, encode_recipe
 
 # So many clients are asked for the base values before giving up.
@@ -53,7 +53,7 @@ class FlowerTransport:
 
     def __post_init__(self) -> None:
         self._post = Post(self.grid)
-        self._nodes = Nodes(self._post)
+        self._nodes = Nodes(self._post, frozenset(client_ids(self.num_clients)))
         self._flights = Flights(post=self._post, nodes=self._nodes, look_seconds=self.look_seconds)
 
     @property

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from orchestrator.store import open_store
 from orchestrator.store.base import RunStore
 from orchestrator.store.blobs import BlobStore
 from strategies.errors import StoreError
+from strategies.limits import is_identifier
 from strategies.paths import data_directory
 
 
@@ -18,7 +19,7 @@ class Home:
     """The data directory (``PERENNIAL_HOME``) and the run database (``PERENNIAL_DATABASE``)."""
 
     folder: Path
-    database_url: str
+    database_url: str = field(repr=False)  # may hold a password
 
     @classmethod
     def from_environment(cls) -> Home:
@@ -44,7 +45,12 @@ class Home:
         return BlobStore(self.folder / "blobs")
 
     def run_folder(self, run_id: str) -> Path:
-        """What belongs to one run: log, adapters, report."""
+        """What belongs to one run: log, adapters, report.
+
+        Raises: StoreError for an id that is more than the name of a folder.
+        """
+        if not is_identifier(run_id):
+            raise StoreError(f"run id {run_id!r:.80} cannot name a folder; see `perennial runs`")
         return self.folder / "runs" / run_id
 
     @property

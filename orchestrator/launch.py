@@ -24,7 +24,7 @@ from typing import Final
 from orchestrator.conduct import conduct
 from orchestrator.config import RunConfig, parse_config
 from orchestrator.cores import usable_cores
-from orchestrator.deployment.flower import QUIET
+from orchestrator.deployment.flower import DATABASE_VARIABLE, QUIET
 from orchestrator.home import Home
 from orchestrator.progress import owner_of
 from orchestrator.stopping import ALIVE, GRACE_SECONDS, ask_to_stop, settled
@@ -159,6 +159,7 @@ def _simulate(run_id: str, config: RunConfig, home: Home) -> None:
     from clients.settings import ClientSettings
     from orchestrator.flower_transport import FlowerTransport
 
+    os.environ.pop(DATABASE_VARIABLE, None)  # it may hold a password, and Ray's workers inherit
     threads = config.federation.threads_per_client
     settings = ClientSettings(
         cache_folder=home.cache_folder, state_folder=home.client_folder, num_threads=threads

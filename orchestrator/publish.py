@@ -9,9 +9,10 @@ from orchestrator.config import RunConfig
 from orchestrator.federation import Federation
 from orchestrator.intruders import count_intruders, inspected_groups
 from orchestrator.transport import Transport
+from strategies.errors import TransportError
 from strategies.lora import is_factor, joined
 from strategies.peft_format import write_adapter
-from strategies.types import Array, GlobalState, GroupName, ParamKey
+from strategies.types import Array, GlobalState, GroupName, ParamKey, Tensors
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,8 +61,20 @@ class Publisher:
     def _fetch(self, groups: set[GroupName]) -> None:
         missing = groups - {key.group for key in self._base_values}
         if missing:
-            self._base_values |= self.transport.base_values(
+            found = self.transport.base_values(
                 self.config.shared_recipe().model_dump_json(),
                 sorted(missing),
                 timeout_seconds=self.config.federation.round_timeout_seconds,
             )
+            self._base_values |= self._checked(found, missing)
+
+    def _checked(self, found: Tensors, groups: set[GroupName]) -> Tensors:
+        specs = self.federation.groups()
+        shapes = {ParamKey(g, p): s for g in groups for p, s in specs[g].parts.items()}
+        if {key: value.shape for key, value in found.items()} != shapes:
+            strange = sorted(map(str, found.keys() ^ shapes.keys()))[:3]
+            raise TransportError(
+                f"base values of {len(groups)} groups came with other tensors or shapes than the "
+                f"model has{': ' if strange else ''}{', '.join(strange)}"
+            )
+        return found

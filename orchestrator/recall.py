@@ -66,9 +66,10 @@ def share_of(steering: Steering, most: float, client: ClientProfile, state: Stat
     examples of, in nats, weighted by how many.
     """
     rises = view_of(state).rises
-    counts = {task: client.num_train[task] for task in rises}
+    # Tasks beyond the stream's are those that a client has counted itself.
+    counts = {task: client.num_train[task] for task in rises if task < len(client.num_train)}
     total = sum(counts.values())
-    faded = sum(max(rises[task], 0.0) * counts[task] for task in rises) / total if total else 0.0
+    faded = sum(max(rises[task], 0.0) * counts[task] for task in counts) / total if total else 0.0
     lowest = min(steering.lowest_share, most)
     return lowest + (most - lowest) * min(1.0, faded / steering.full_at_nats)
 

@@ -25,6 +25,8 @@ from strategies.errors import RoundFailedError
 from strategies.protocols import Contribution, Tally, Tallying
 from strategies.rng import rng_for
 from strategies.types import (
+    ClientId,
+    ClientProfile,
     GlobalState,
     GroupName,
     GroupSpec,
@@ -81,6 +83,7 @@ def close_step(
         tally=merger.tally(state.tensors) if isinstance(merger, Tallying) else None,
         plan=plan,
         groups=federation.groups(),
+        clients={c.client_id: c for c in (*federation.absent, *federation.clients)},
         chain=config.compressors(),
         receipts=Receipts(dict(state.holdings)),
         sums=HeadSums.of(config, federation, state, plan.step),
@@ -129,6 +132,7 @@ class _Ledger:
 
     plan: Plan
     groups: Mapping[GroupName, GroupSpec]
+    clients: Mapping[ClientId, ClientProfile]
     chain: Chain
     receipts: Receipts
     sums: HeadSums | None
@@ -150,7 +154,7 @@ class _Ledger:
             if reply is None:
                 return
             order = next(orders)
-            result = examined(reply.result, order, self.groups, self.chain)
+            result = examined(reply.result, order, self.groups, self.chain, self.clients)
             if self.sums:
                 result = self.sums.absorb(result, order.assignment)
             self._book(order, replace(reply, result=result))

@@ -9,7 +9,8 @@ from typing import Protocol
 
 from orchestrator.federation import Federation, agree
 from orchestrator.plans import Order
-from strategies.errors import PerennialError, WireError
+from strategies.errors import PerennialError, TransportError, WireError
+from strategies.limits import readable
 from strategies.types import (
     ClientFailure,
     ClientId,
@@ -75,9 +76,12 @@ class InProcessTransport:
 
     def federation(self, recipe: str, *, timeout_seconds: float, on_wait: OnWait) -> Federation:
         request, profiles = encode_recipe(recipe, ()), list[ClientProfile]()
-        for count, endpoint in enumerate(self.endpoints.values()):
+        for count, (client, endpoint) in enumerate(self.endpoints.items()):
             on_wait(count)
-            profiles.append(decode_profile(endpoint(request))[0])
+            profile = decode_profile(endpoint(request))[0]
+            if profile.client_id != client:
+                raise TransportError(f"{client} introduced itself as {profile.client_id}")
+            profiles.append(profile)
         return agree(profiles)
 
     def base_values(
@@ -109,12 +113,12 @@ class InProcessTransport:
 
 
 def failure(order: Order, reason: FailureReason, detail: str) -> ClientFailure:
-    """A failure of the client ``order`` was for."""
+    """A failure of the client ``order`` was for; of ``detail`` what fits one safe line."""
     return ClientFailure(
         assignment_id=order.assignment.assignment_id,
         client_id=order.assignment.client_id,
         reason=reason,
-        detail=detail,
+        detail=readable(detail),
     )
 
 

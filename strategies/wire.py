@@ -1,28 +1,26 @@
 """Nouns ⇄ bytes ⇄ Flower records.  The only place that knows the wire format; nothing is unpickled.
 
-A message is one safetensors file: the tensors, and in its metadata a JSON header with the format's
-version, the message's kind and every field that is not a tensor.  The same bytes travel through
-Flower, between processes on one machine, and through the in-process transport.
+The same bytes travel through Flower, between processes on one machine, and through the in-process
+transport.  ``envelope.py`` is their frame, ``limits.py`` their bounds.  What is read back is a noun
+all of whose fields were understood and lie within the limits; whether it is an answer to what was
+asked, only the plan can tell.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 from flwr.app import Array as FlowerArray
 from flwr.app import ArrayRecord, RecordDict
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
+from strategies.envelope import header_of, pack
 from strategies.errors import TransportError, WireError
+from strategies.limits import MAX_NAME_CHARS, is_readable, readable
+from strategies.reading import alone, read
 from strategies.types import (
-    Array,
     Assignment,
     ClientFailure,
     ClientProfile,
@@ -34,13 +32,9 @@ from strategies.types import (
     Update,
 )
 
-VERSION: Final = "1"
-MAX_HEADER_BYTES: Final = 64 * 2**20
-Kind = Literal["assignment", "update", "failure", "profile", "recipe"]
-T = TypeVar("T")
-
 _EXAMPLES: Final = "#examples"
 _SKETCH: Final = "~"
+_STYPE: Final = "perennial"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,36 +52,44 @@ class _UpdateHeader:
     remembered: tuple[Remembered, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """A request for a profile."""
+
+    recipe: str
+    groups: tuple[GroupName, ...]
+
+
 def encode_assignment(assignment: Assignment, tensors: Tensors) -> bytes:
     """An assignment with the state its client starts from."""
-    return _pack("assignment", assignment.plain(), tensors)
+    return pack("assignment", assignment.plain(), tensors)
 
 
 def decode_assignment(message: bytes) -> tuple[Assignment, Tensors]:
     """Raises: WireError if ``message`` is not an assignment."""
-    header, tensors = _unpack(message, "assignment")
-    return _validated(Assignment, header), tensors
+    return read(Assignment, message, "assignment")
 
 
 def encode_result(result: Update | ClientFailure) -> bytes:
-    """A client's answer, good or bad."""
+    """A client's answer, good or bad; of a failure's detail what fits one safe line."""
     if isinstance(result, ClientFailure):
-        return _pack("failure", asdict(result), {})
+        return pack("failure", asdict(replace(result, detail=readable(result.detail))), {})
     names = _UpdateHeader.__dataclass_fields__
     header = {name: value for name, value in _plain(result).items() if name in names}
     counts = {ParamKey(group, _EXAMPLES): count for group, count in result.num_examples.items()}
     sketches = {
         ParamKey(key.group, _SKETCH + key.part): array for key, array in result.sketches.items()
     }
-    return _pack("update", header, {**result.delta, **counts, **sketches})
+    return pack("update", header, {**result.delta, **counts, **sketches})
 
 
 def decode_result(message: bytes) -> Update | ClientFailure:
     """Raises: WireError if ``message`` is neither an update nor a failure."""
     if kind_of(message) == "failure":
-        return _validated(ClientFailure, _unpack(message, "failure")[0])
-    header, tensors = _unpack(message, "update")
-    fields = _validated(_UpdateHeader, header)
+        return alone(ClientFailure, message, "failure")
+    fields, tensors = read(_UpdateHeader, message, "update")
+    if fault := _counts_fault(tensors):
+        raise WireError(fault)
     return Update(
         assignment_id=fields.assignment_id,
         client_id=fields.client_id,  # type: ignore[arg-type]  # text until the plan vouches for it
@@ -97,11 +99,7 @@ def decode_result(message: bytes) -> Update | ClientFailure:
             for key, value in tensors.items()
             if key.part != _EXAMPLES and not key.part.startswith(_SKETCH)
         },
-        num_examples={
-            key.group: value.astype(np.int64)
-            for key, value in tensors.items()
-            if key.part == _EXAMPLES
-        },
+        num_examples={key.group: value for key, value in tensors.items() if key.part == _EXAMPLES},
         scores=fields.scores,
         metrics=fields.metrics,
         seconds=fields.seconds,
@@ -118,42 +116,52 @@ def decode_result(message: bytes) -> Update | ClientFailure:
 
 def encode_recipe(recipe: str, groups: Sequence[GroupName]) -> bytes:
     """A request for a profile: the recipe as JSON, and groups whose base values are wanted."""
-    return _pack("recipe", {"recipe": recipe, "groups": list(groups)}, {})
+    return pack("recipe", {"recipe": recipe, "groups": list(groups)}, {})
 
 
 def decode_recipe(message: bytes) -> tuple[str, list[GroupName]]:
     """Raises: WireError if ``message`` is not a request for a profile."""
-    body = _unpack(message, "recipe")[0]
-    return str(body["recipe"]), [GroupName(str(name)) for name in body["groups"]]
+    request = alone(_Request, message, "recipe")
+    return request.recipe, list(request.groups)
 
 
 def encode_profile(profile: ClientProfile, base_values: Tensors) -> bytes:
     """A client's description of itself, with the base's values of the groups asked for."""
-    return _pack("profile", asdict(profile), base_values)
+    return pack("profile", asdict(profile), base_values)
 
 
 def decode_profile(message: bytes) -> tuple[ClientProfile, Tensors]:
     """Raises: WireError if ``message`` is no profile, TransportError if it says why not."""
     if kind_of(message) == "failure":
-        raise TransportError(_validated(ClientFailure, _unpack(message, "failure")[0]).detail)
-    header, tensors = _unpack(message, "profile")
-    return _validated(ClientProfile, header), tensors
+        raise TransportError(alone(ClientFailure, message, "failure").detail)
+    profile, tensors = read(ClientProfile, message, "profile")
+    for key, value in tensors.items():
+        if value.dtype != np.float32 or not np.isfinite(value).all():
+            raise WireError(f"base values {key} are {value.dtype}, expected finite float32")
+    return profile, tensors
 
 
 def kind_of(message: bytes) -> str:
     """What a message says it is."""
-    return str(_header(message).get("kind"))
+    kind: str = header_of(message)["kind"]
+    return kind
 
 
 def fields_of(message: bytes) -> Mapping[str, Any]:
     """Every field of a message that is not a tensor, unvalidated; tensors are not looked at."""
-    body: dict[str, Any] = _header(message)["body"]
+    body: dict[str, Any] = header_of(message)["body"]
     return body
+
+
+def text_of(message: bytes, name: str) -> str:
+    """One field of a message that should be text; empty where it is none that is safe to show."""
+    found = fields_of(message).get(name)
+    return found if isinstance(found, str) and is_readable(found) else ""
 
 
 def to_record(message: bytes) -> RecordDict:
     """Wrap a message for Flower as one opaque byte array."""
-    array = FlowerArray(dtype="uint8", shape=(len(message),), stype="perennial", data=message)
+    array = FlowerArray(dtype="uint8", shape=(len(message),), stype=_STYPE, data=message)
     return RecordDict({"message": ArrayRecord({"bytes": array})})
 
 
@@ -162,11 +170,23 @@ def from_record(record: RecordDict) -> bytes:
 
     Raises: WireError if the record is not one of ours.
     """
-    try:
-        return bytes(record.array_records["message"]["bytes"].data)
-    except KeyError:
-        keys = ", ".join(record) or "nothing"
-        raise WireError(f"Flower record holds {keys}, expected one array message/bytes") from None
+    if list(record) == ["message"] and isinstance(found := record["message"], ArrayRecord):
+        arrays = list(found.values())
+        if list(found) == ["bytes"] and arrays[0].stype == _STYPE:
+            return bytes(arrays[0].data)
+    keys = readable(", ".join(record) or "nothing", MAX_NAME_CHARS)
+    raise WireError(f"Flower record holds {keys}, expected one array message/bytes")
+
+
+def _counts_fault(tensors: Tensors) -> str:
+    for key, value in tensors.items():
+        if key.part == _EXAMPLES and (value.dtype != np.int64 or value.ndim > 1):
+            return (
+                f"counts of {key.group} are {value.dtype} {value.shape}, expected int64, one axis"
+            )
+        if key.part.startswith(_SKETCH) and value.dtype.kind != "f":
+            return f"{key} is {value.dtype}, expected floating point"
+    return ""
 
 
 def _plain(result: Update) -> dict[str, Any]:
@@ -181,55 +201,3 @@ def _plain(result: Update) -> dict[str, Any]:
         "peak_memory_bytes": result.peak_memory_bytes,
         "remembered": [asdict(sums) for sums in result.remembered],
     }
-
-
-def _pack(kind: Kind, header: Mapping[str, Any], tensors: Tensors) -> bytes:
-    meta = json.dumps({"version": VERSION, "kind": kind, "body": header})
-    named = {key.text: np.asarray(value, order="C") for key, value in tensors.items()}
-    return save(named, metadata={"perennial": meta})
-
-
-def _unpack(message: bytes, expected: Kind) -> tuple[dict[str, Any], dict[ParamKey, Array]]:
-    header = _header(message)
-    if header.get("kind") != expected:
-        raise WireError(f"message of kind {header.get('kind')!r}, expected {expected!r}")
-    try:
-        tensors = load(message)
-    except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype NumPy lacks
-        raise WireError(f"damaged {expected} of {len(message)} bytes: {error}") from None
-    return header["body"], {_key(name): value for name, value in tensors.items()}
-
-
-def _header(message: bytes) -> dict[str, Any]:
-    """The JSON header, read before anything is allocated for tensors."""
-    try:
-        (length,) = struct.unpack_from("<Q", message)
-        if length > min(MAX_HEADER_BYTES, len(message) - 8):
-            raise WireError(f"header of {length} bytes in a message of {len(message)}")
-        header = json.loads(json.loads(message[8 : 8 + length])["__metadata__"]["perennial"])
-        version, header["body"] = str(header["version"]), dict(header["body"])
-    except (struct.error, ValueError, KeyError, TypeError, RecursionError):
-        raise WireError(f"{len(message)} bytes that are not a perennial message") from None
-    if version != VERSION:
-        raise WireError(
-            f"message format {version!r}, this program speaks {VERSION!r}; upgrade the older side"
-        )
-    return header  # type: ignore[no-any-return]  # JSON
-
-
-def _key(name: str) -> ParamKey:
-    try:
-        return ParamKey.parse(name)
-    except ValueError as error:
-        raise WireError(str(error)) from None
-
-
-def _validated(noun: type[T], header: Mapping[str, Any]) -> T:
-    try:
-        return TypeAdapter(noun).validate_python(header)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise WireError(
-            f"{noun.__name__}.{where}: {first['msg']}, found {first['input']!r:.80}"
-        ) from None

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.archives import DAMAGED, read_arrays
 from clients.data.tokenizer import Ids, Tokenizer
 from strategies.errors import DataError
 
@@ -144,7 +144,7 @@ def cached(folder: Path, key: str, make: Callable[[], Tokens]) -> Tokens:
     if path.exists():
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except DAMAGED as error:
             log.warning("cache file %s is damaged (%s); tokenising again", path, error)
     tokens = make()
     _write(path, tokens)
@@ -152,14 +152,14 @@ def cached(folder: Path, key: str, make: Callable[[], Tokens]) -> Tokens:
 
 
 def _read(path: Path) -> Tokens:
-    with np.load(path, allow_pickle=False) as stored:
-        return Tokens(
-            flat=stored["flat"],
-            offsets=stored["offsets"],
-            types=stored["types"] if len(stored["types"]) else None,
-            prompt_lengths=stored["prompt_lengths"],
-            num_truncated=int(stored["num_truncated"]),
-        )
+    stored = read_arrays(path)
+    return Tokens(
+        flat=stored["flat"],
+        offsets=stored["offsets"],
+        types=stored["types"] if len(stored["types"]) else None,
+        prompt_lengths=stored["prompt_lengths"],
+        num_truncated=int(stored["num_truncated"]),
+    )
 
 
 def _write(path: Path, tokens: Tokens) -> None:

@@ -151,6 +151,7 @@ def _load(loader: Any, name: str, config: PretrainedConfig, extra: dict[str, Any
             dtype=torch.float32,
             local_files_only=_offline(),
             ignore_mismatched_sizes=True,
+            use_safetensors=True,  # the other kind of file is a pickle
             **extra,
         )
     except (OSError, ValueError) as error:

@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from clients.data import open_tokenizer
@@ -19,6 +20,7 @@ from strategies.errors import ModelError
 from strategies.peft_format import BASE_WEIGHTS, CARD
 from strategies.recipe import ModelRecipe
 
+_ADAPTER: Final = "adapter_model.safetensors"
 _MERGED: Final = "merged.safetensors"
 
 
@@ -31,7 +33,7 @@ def load_base(folder: str | Path) -> nn.Module:
     card = _card(folder)
     module = _module(card)
     if (folder / BASE_WEIGHTS).is_file():
-        module.load_state_dict(load_file(folder / BASE_WEIGHTS), strict=False)
+        module.load_state_dict(_weights(folder / BASE_WEIGHTS), strict=False)
     return module.eval()
 
 
@@ -41,6 +43,7 @@ def merge(folder: Path, to: Path) -> None:
     A model with its checkpoint's own head is saved for ``AutoModelFor….from_pretrained``; one with
     our pooling is read by ``load_merged``.
     """
+    _weights(folder / _ADAPTER)  # peft would take a pickled file instead of a missing one
     merged = PeftModel.from_pretrained(load_base(folder), str(folder)).merge_and_unload()
     to.mkdir(parents=True, exist_ok=True)
     if isinstance(merged, PreTrainedModel):
@@ -56,10 +59,21 @@ def load_merged(folder: str | Path) -> nn.Module:
     folder = Path(folder)
     module = _module(_card(folder))
     if isinstance(module, PreTrainedModel):
-        loaded: nn.Module = type(module).from_pretrained(folder)
+        loaded: nn.Module = type(module).from_pretrained(folder, use_safetensors=True)
         return loaded.eval()
-    module.load_state_dict(load_file(folder / _MERGED))
+    module.load_state_dict(_weights(folder / _MERGED))
     return module.eval()
+
+
+def _weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises: ModelError for anything else.
+    """
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(f"{path} holds no weights: {error}; export or publish it again") from None
 
 
 def _card(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,6 +21,8 @@ from clients.model.heads import PooledClassifier
 from strategies.errors import ModelError
 from strategies.recipe import PretextRecipe
 from strategies.rng import rng_for, seed_for
+
+log = logging.getLogger(__name__)
 
 _TEMPERATURE: Final = 0.2
 _VERSION: Final = "views-1"  # part of the cache key: change it with the algorithm
@@ -41,12 +45,23 @@ def pretrained_by_pretext(
     path = cache_folder / "pretext" / f"{_key(model, images, recipe, seed)}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
+        if not _is_whole(path):
             train_by_pretext(model, images, recipe, seed)
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
             save_file(dict(model.encoder.state_dict()), temporary)
             temporary.replace(path)
     model.encoder.load_state_dict(load_file(path))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether there is a file, and one that can be read; what is damaged is made again."""
+    try:
+        return bool(load_file(path))
+    except FileNotFoundError:
+        return False
+    except (OSError, SafetensorError, ValueError) as error:
+        log.warning("%s is damaged (%s); training it again", path, error)
+        return False
 
 
 def train_by_pretext(

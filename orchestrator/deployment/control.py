@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -59,7 +59,7 @@ class Connection:
     address: Address
     root_certificates: Path | None
     insecure: bool
-    token: str | None
+    token: str | None = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +153,7 @@ class Control:
 class _Bearer:
     """Adds the operator's token to every request."""
 
-    token: str | None
+    token: str | None = field(repr=False)
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
         if self.token:

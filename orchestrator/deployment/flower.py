@@ -23,6 +23,7 @@ QUIET: Final = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 # The secret that opens a SuperLink's Control API to other machines, for our SuperLink alone.
+DATABASE_VARIABLE: Final = "PERENNIAL_DATABASE"
 TOKEN_VARIABLE: Final = "PERENNIAL_OPERATOR_TOKEN"  # noqa: S105 - its name, not the token
 _TASK_POLL_SECONDS: Final = "0.2"  # how often a SuperExec asks for work; Flower's default is 1 s
 
@@ -55,11 +56,13 @@ def flower_environment(flower_home: Path, more: Mapping[str, str]) -> dict[str, 
     """The environment of a Flower process: quiet, in a Flower home of its own, our programs found.
 
     Flower starts its helpers (``flower-superexec`` and the app processes) by name, so the folder
-    of this interpreter leads ``PATH``.
+    of this interpreter leads ``PATH``.  Where the run database is and what the operator shows, both
+    secret, is passed on in ``more`` alone.
     """
     programs = str(Path(sys.executable).parent)
+    secret = (DATABASE_VARIABLE, TOKEN_VARIABLE)
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name not in secret},
         **QUIET,
         "FLWR_HOME": str(flower_home),
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": _TASK_POLL_SECONDS,

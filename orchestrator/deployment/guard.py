@@ -14,7 +14,7 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -47,7 +47,7 @@ class Guard:
     """
 
     app: App
-    token: str | None
+    token: str | None = field(repr=False)
     knows: Callable[[bytes], bool] | None
     say: Say
 

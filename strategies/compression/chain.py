@@ -44,7 +44,7 @@ def decompress(
         return dict(encoded)
     parts = dict[ParamKey, dict[tuple[int, str], Array]]()
     for key, array in encoded.items():
-        owner, stage, name = _parsed(key)
+        owner, stage, name = _parsed(key, len(chain))
         if owner not in shapes:
             raise WireError(f"{owner} is not part of the plan")
         parts.setdefault(owner, {})[stage, name] = array
@@ -79,9 +79,12 @@ def _named(key: ParamKey, stage: int, name: str) -> ParamKey:
     return ParamKey(key.group, f"{key.part}{_MARK}{stage}.{name}")
 
 
-def _parsed(key: ParamKey) -> tuple[ParamKey, int, str]:
+def _parsed(key: ParamKey, num_stages: int) -> tuple[ParamKey, int, str]:
     part, _, rest = key.part.partition(_MARK)
-    stage, _, name = rest.partition(".")
-    if not stage.isdigit() or not name:
-        raise WireError(f"{key} is no part of a compressed tensor")
-    return ParamKey(key.group, part), int(stage), name
+    text, _, name = rest.partition(".")
+    stages = {str(index): index for index in range(num_stages)}
+    stage = stages.get(text)
+    # What an earlier stage calls its values is what the later ones made.
+    if stage is None or not name or (name == "values" and stage != num_stages - 1):
+        raise WireError(f"{key} is no part of a compressed tensor of {num_stages} stages")
+    return ParamKey(key.group, part), stage, name

@@ -38,7 +38,10 @@ class Int8:
         scales = list(shape)
         scales[_along(shape)] = 1
         levels, scale = require(encoded, values=(np.int8, shape), scale=(np.float32, tuple(scales)))
-        return np.multiply(levels, scale, dtype=np.float32)
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # what is not finite is for the reader to refuse
+            return np.multiply(levels, scale, dtype=np.float32)
 
     def bytes_per_value(self) -> float:
         return 1.0

@@ -67,7 +67,7 @@ def examples(client):
 
 def run_task(settings, durations, lost=()):
     """The rounds of the first task: the head's bias after each, and what was recorded."""
-    federation = a_federation(((4, 4),) * settings.federation.clients)
+    federation = a_federation(((40, 40),) * settings.federation.clients)
     carrier = Carrier(config=settings, transport=Clocked(federation, durations, lost))
     state = dataclasses.replace(initial_state(settings, federation), step_index=1)
     fleet, values, records = Fleet(), [], []
