@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
-from uuid import uuid4
 
 from orchestrator.metrics import headline
+from orchestrator.owners import new_owner
 from orchestrator.plans import Plan
 from orchestrator.store.base import RoundRecord, RunStatus, RunStore
 from strategies.arrival import Arrivals
@@ -40,7 +40,7 @@ class Progress:
     num_steps: int = 0
     num_tasks: int = 0
     when: Arrivals | None = None
-    owner: str = field(default_factory=lambda: uuid4().hex)
+    owner: str = field(default_factory=new_owner)
     shown: dict[str, Any] = field(default_factory=dict)
     _published: float = 0.0
 
