@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from clients.profile import free_disk_bytes
+from clients.writing import NoRoomError, write_whole
 from strategies.catalog import COMPRESSORS, build
 from strategies.compression.chain import decompress
 from strategies.errors import PerennialError
@@ -37,10 +38,6 @@ _COPIES: Final = 7
 
 class MissingTensorsError(PerennialError):
     """The server left out tensors that are not here any more."""
-
-
-class NoRoomError(PerennialError):
-    """The disk cannot hold what a client must keep of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +88,8 @@ class ReceivedTensors:
                 f"state, {needed - free} are missing; free some space or use another state folder"
             )
         path = self._path(step)
-        temporary = path.with_suffix(".tmp")
         arrays = {key.text: np.ascontiguousarray(value) for key, value in model.items()}
-        save_file(arrays, temporary)
-        temporary.replace(path)
+        write_whole(path, lambda temporary: save_file(arrays, temporary))
         files = sorted(self.folder.glob("received-*.safetensors"))
         for old in [file for file in files if file <= path][:-_KEPT_MESSAGES]:
             old.unlink(missing_ok=True)
