@@ -41,7 +41,7 @@ def trials(
 def _systematic(
     goldens: Mapping[str, Golden], points: Sequence[Point], rng: np.random.Generator
 ) -> Iterator[Trial]:
-    """Each point in the first run that comes by it, the middle hits of all runs before last ones."""
+    """Each point in the first run that comes by it; the middle hits of all before the last."""
     done, first = set[str](), list[tuple[str, Point, Iterator[Fault]]]()
     for name, golden in goldens.items():
         here = _come_by(golden, points)

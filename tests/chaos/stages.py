@@ -23,7 +23,7 @@ from tests.chaos.letters import run_over_letters
 from tests.chaos.wrapping import VARIABLE, follow
 from tests.conftest import REPOSITORY
 
-_RAY_SECONDS: Final = 240.0
+_RAY_SECONDS: Final = 900.0
 _SITE: Final = REPOSITORY / "tests" / "chaos" / "site"
 
 

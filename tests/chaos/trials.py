@@ -65,8 +65,8 @@ class Golden:
     def tried(self, trial: Trial, folder: Path) -> dict[str, Any]:
         """Carry out a trial in ``folder``, which is gone afterwards if all is well.
 
-        ``kills``: the points at which processes died; ``faults``: what is wrong, in words; ``left``:
-        temporary files that somebody removes later; ``seconds``.
+        ``kills`` are the points at which processes died; ``faults`` what is wrong, in words;
+        ``left`` temporary files that somebody removes later.
         """
         took = stopwatch()
         template = Run(folder=self.folder, run_id=self.run_id, recipe=self.recipe)
