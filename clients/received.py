@@ -28,12 +28,13 @@ from strategies.types import (
     Tensors,
 )
 
-# The server believes what the client last answered for; one message more covers a lost answer.
-_KEPT_MESSAGES: Final = 2
+# The server believes what the client last answered for.  It may step back from the step under way
+# past a checkpoint that cannot be read any more, or two, and one more covers a lost answer.
+_KEPT_MESSAGES: Final = 4
 
 
 # Beside messages three versions of the client's own state are kept, and one of each is written.
-_COPIES: Final = 7
+_COPIES: Final = 9
 
 
 class MissingTensorsError(PerennialError):

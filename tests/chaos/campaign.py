@@ -55,9 +55,11 @@ class Campaign:
             self.results.append((trial, result))
             said = "; ".join(result["faults"]) or "identical"
             self._say(f"{index + 1}/{len(chosen)} {trial}: {said} ({result['seconds']:.1f} s)")
-        return self._report(goldens, took())
+        return self._report(goldens, points, took())
 
-    def _report(self, goldens: dict[str, Golden], seconds: float) -> dict[str, Any]:
+    def _report(
+        self, goldens: dict[str, Golden], points: Sequence[Point], seconds: float
+    ) -> dict[str, Any]:
         kills, same, recipes, left = Counter[str](), Counter[str](), {}, set[str]()
         for trial, result in self.results:
             kills.update(result["kills"])
@@ -81,6 +83,7 @@ class Campaign:
             },
             "per_run": recipes,
             "runs": {name: _about(golden) for name, golden in goldens.items()},
+            "never_come_by": self._missed(goldens, points, kills),
             "same_on_ray": _same(goldens),
             "temporary_files_left_for_gc_in": sorted(left),
             "faults": faults,
@@ -88,6 +91,13 @@ class Campaign:
             "seconds": round(seconds, 1),
             "environment": _environment(),
         }
+
+    def _missed(
+        self, goldens: dict[str, Golden], points: Sequence[Point], kills: Counter[str]
+    ) -> list[str]:
+        """Points that no run came by, which may mean that the product has changed."""
+        found = kills.keys() | {name for golden in goldens.values() for name in golden.counts}
+        return [point.name for point in points if point.name not in found]
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)  # noqa: T201

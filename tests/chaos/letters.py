@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -19,21 +19,12 @@ from orchestrator.transport import Endpoint
 from strategies.types import ClientId, client_ids
 from strategies.wire import from_record, to_record
 
-Delivery = Callable[[list[SimpleNamespace]], list[SimpleNamespace]]
-"""What becomes of the replies that have come in."""
-
-
-def backwards(replies: list[SimpleNamespace]) -> list[SimpleNamespace]:
-    """Last one first."""
-    return replies[::-1]
-
 
 @dataclass
 class LetterGrid:
     """Nodes 100, 101, … are ``endpoints`` in order; each answers at once and is heard later."""
 
     endpoints: dict[ClientId, Endpoint]
-    delivery: Delivery = backwards
     outbox: list[SimpleNamespace] = field(default_factory=list)
     _count: int = 0
 
@@ -47,7 +38,7 @@ class LetterGrid:
         wanted = set(message_ids)
         found = [x for x in self.outbox if x.metadata.reply_to_message_id in wanted]
         self.outbox = [x for x in self.outbox if x not in found]
-        return self.delivery(found)
+        return found[::-1]
 
     def _push(self, message) -> str:
         client = list(self.endpoints)[message.metadata.dst_node_id - 100]
@@ -64,9 +55,7 @@ class LetterGrid:
         return name
 
 
-def run_over_letters(
-    run_id: str, config: RunConfig, home: Home, *, delivery: Delivery = backwards
-) -> RunStatus:
+def run_over_letters(run_id: str, config: RunConfig, home: Home) -> RunStatus:
     """Like ``run_in_process``, over Flower's transport."""
     for name in ("_run_id", "_node_id", "_task_id"):
         setattr(TaskIdentity, name, 1)  # what Flower's runtime tells a process before it calls
@@ -77,6 +66,5 @@ def run_over_letters(
         client: lambda message, client=client: trainer.answer(client, message)
         for client in client_ids(config.federation.clients)
     }
-    grid = LetterGrid(endpoints, delivery)
-    transport = FlowerTransport(grid, config.federation.clients)  # type: ignore[arg-type]
+    transport = FlowerTransport(LetterGrid(endpoints), config.federation.clients)  # type: ignore[arg-type]
     return conduct(run_id, config, transport, home)

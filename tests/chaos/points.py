@@ -1,8 +1,8 @@
 """Where a process under test can be struck: a table of names, and nothing in the product.
 
 A point stands before or after one call.  ``call`` is what is wrapped, ``module:attribute``; with
-``within`` only calls from that function count, which is how a call of the standard library becomes
-a place of ours.
+``within`` only calls from modules whose names begin so count, which is how a call of the standard
+library becomes a place of ours.
 """
 
 from __future__ import annotations
@@ -59,18 +59,20 @@ _SERVER: Final = {
     "report": "orchestrator.conduct:write_report",
 }
 _INSIDE_SERVER: Final = {
-    "blob.fsync": ("os:fsync", "orchestrator.store.blobs:_write"),
-    "blob.rename": ("pathlib:Path.replace", "orchestrator.store.blobs:_write"),
-    "adapter.rename": ("pathlib:Path.replace", "strategies.peft_format:write_adapter"),
-    "transaction.commit": ("sqlalchemy.orm:Session.commit", "orchestrator.store.sessions:_once"),
-    "transaction.flush": ("sqlalchemy.orm:Session.flush", "orchestrator.store.sql:work"),
+    "blob.fsync": ("os:fsync", "orchestrator.store.blobs"),
+    "blob.rename": ("pathlib:Path.replace", "orchestrator.store.blobs"),
+    "adapter.rename": ("pathlib:Path.replace", "strategies.peft_format"),
+    "transaction.commit": ("sqlalchemy.orm:Session.commit", "orchestrator.store.sessions"),
+    "transaction.flush": ("sqlalchemy.orm:Session.flush", "orchestrator.store"),
 }
 _OVER_FLOWER: Final = {
     "post.send": "orchestrator.flower_post:Post.send",
     "post.fetch": "orchestrator.flower_post:Post.fetch",
     "spool.put": "orchestrator.spool:Spool.put",
     "spool.take": "orchestrator.spool:Spool.take",
+    "grid.pull": "tests.chaos.letters:LetterGrid.pull_messages",
 }
+_INSIDE_FLOWER: Final = {"spool.write": ("pathlib:Path.write_bytes", "orchestrator.spool")}
 _SUMS: Final = {
     "head.sums": "orchestrator.heads:HeadSums.absorb",
     "head.solve": "orchestrator.heads:HeadSums.solved",
@@ -91,10 +93,10 @@ _CLIENT: Final = {
     "client.keep": "clients.received:ReceivedTensors.keep",
 }
 _INSIDE_CLIENT: Final = {
-    "client.fsync": ("os:fsync", "clients.state_store:_write"),
-    "client.rename": ("pathlib:Path.replace", "clients.writing:write_whole"),
-    "client.forget": ("pathlib:Path.unlink", "clients.state_store:save"),
-    "client.drop": ("pathlib:Path.unlink", "clients.received:keep"),
+    "client.fsync": ("os:fsync", "clients."),
+    "client.rename": ("pathlib:Path.replace", "clients."),
+    "client.forget": ("pathlib:Path.unlink", "clients.state_store"),
+    "client.drop": ("pathlib:Path.unlink", "clients.received"),
 }
 _CLIENT_SUMS: Final = {"client.sums": "clients.probed:probed"}
 _RESUME: Final = {
@@ -110,7 +112,7 @@ _RESUME: Final = {
 def _table() -> Iterator[Point]:
     for name, call in (_SERVER | _OVER_FLOWER | _SUMS | _BUFFERED).items():
         yield from _around("server", name, call)
-    for name, (call, within) in _INSIDE_SERVER.items():
+    for name, (call, within) in (_INSIDE_SERVER | _INSIDE_FLOWER).items():
         yield from _around("server", name, call, within)
     for name, call in (_CLIENT | _CLIENT_SUMS).items():
         yield from _around("client", name, call)

@@ -51,7 +51,8 @@ def facts(home: Home, run_id: str) -> Facts:
         "published": _contents(home.run_folder(run_id), ("adapters", "candidates")),
         "clients": _contents(home.client_folder, (run_id,)),
     }
-    plain: Facts = json.loads(json.dumps(found))  # as it comes back from another process
+    # As it comes back from another process, and without the name of the run.
+    plain: Facts = json.loads(json.dumps(found).replace(run_id, "RUN"))
     return plain
 
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any, Final
 
 from tests.chaos.faults import Plan
@@ -142,8 +142,8 @@ def _struck(original: Callable[..., Any], *, points: list[Point]) -> Callable[..
         plan = _state["plan"]
         if plan is None:
             return original(*args, **kwargs)
-        caller = sys._getframe(1)
-        here = [p for p in points if p.within is None or p.within == _place(caller)]
+        caller = str(sys._getframe(1).f_globals.get("__name__"))
+        here = [p for p in points if p.within is None or caller.startswith(p.within)]
         result = None
         for point in here:
             if point.when == "before" and (fault := plan.due(point.name)):
@@ -155,7 +155,3 @@ def _struck(original: Callable[..., Any], *, points: list[Point]) -> Callable[..
         return result
 
     return call
-
-
-def _place(frame: FrameType) -> str:
-    return f"{frame.f_globals.get('__name__')}:{frame.f_code.co_name}"
