@@ -63,6 +63,14 @@ class Golden:
         )
 
     def tried(self, trial: Trial, folder: Path) -> dict[str, Any]:
+        """``carried_out``, where a process that ended by itself is one more thing that is wrong."""
+        took = stopwatch()
+        try:
+            return self.carried_out(trial, folder)
+        except ChildProcessError as error:
+            return {"kills": [], "faults": [str(error)], "left": [], "seconds": took()}
+
+    def carried_out(self, trial: Trial, folder: Path) -> dict[str, Any]:
         """Carry out a trial in ``folder``, which is gone afterwards if all is well.
 
         ``kills`` are the points at which processes died; ``faults`` what is wrong, in words;
