@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from clients.profile import free_disk_bytes
+from clients.writing import NoRoomError, write_whole
 from strategies.catalog import COMPRESSORS, build
 from strategies.compression.chain import decompress
 from strategies.errors import PerennialError
@@ -27,20 +28,17 @@ from strategies.types import (
     Tensors,
 )
 
-# The server believes what the client last answered for; one message more covers a lost answer.
-_KEPT_MESSAGES: Final = 2
+# The server believes what the client last answered for.  It may step back from the step under way
+# past a checkpoint that cannot be read any more, or two, and one more covers a lost answer.
+_KEPT_MESSAGES: Final = 4
 
 
 # Beside messages three versions of the client's own state are kept, and one of each is written.
-_COPIES: Final = 7
+_COPIES: Final = 9
 
 
 class MissingTensorsError(PerennialError):
     """The server left out tensors that are not here any more."""
-
-
-class NoRoomError(PerennialError):
-    """The disk cannot hold what a client must keep of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +89,8 @@ class ReceivedTensors:
                 f"state, {needed - free} are missing; free some space or use another state folder"
             )
         path = self._path(step)
-        temporary = path.with_suffix(".tmp")
         arrays = {key.text: np.ascontiguousarray(value) for key, value in model.items()}
-        save_file(arrays, temporary)
-        temporary.replace(path)
+        write_whole(path, lambda temporary: save_file(arrays, temporary))
         files = sorted(self.folder.glob("received-*.safetensors"))
         for old in [file for file in files if file <= path][:-_KEPT_MESSAGES]:
             old.unlink(missing_ok=True)

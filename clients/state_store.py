@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clients.archives import DAMAGED, read_arrays
 from clients.flips import Answered
+from clients.writing import write_whole
 from strategies.errors import DataError
 from strategies.limits import is_identifier
 from strategies.protocols import ReplayMemory
@@ -145,15 +146,12 @@ class ClientStateStore:
         return None
 
     def save(self, run_id: str, client_id: ClientId, step: int, state: ClientState) -> None:
-        """Write atomically, forget versions this one replaces and all but the last few."""
+        """Write atomically, forget versions this one replaces and all but the last few.
+
+        Raises: NoRoomError if the disk does not take it; the versions before stay as they are.
+        """
         path = self.folder_of(run_id, client_id) / f"step-{step:08d}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **_arrays(state))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_whole(path, lambda temporary: _write(temporary, state))
         versions = list(self._versions(run_id, client_id))
         kept = [p for index, p in versions if index <= step][-_KEPT_VERSIONS:]
         for _, old in versions:
@@ -174,6 +172,13 @@ class ClientStateStore:
         """Step and file, oldest first."""
         for path in sorted(self.folder_of(run_id, client_id).glob("step-*.npz")):
             yield int(path.stem.removeprefix("step-")), path
+
+
+def _write(path: Path, state: ClientState) -> None:
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **_arrays(state))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _arrays(state: ClientState) -> dict[str, Array]:

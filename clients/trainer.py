@@ -30,12 +30,13 @@ from clients.evaluation import evaluate
 from clients.feedback import Feedback
 from clients.local_run import capacity_of, classes_allowed, local_run, method_of
 from clients.probed import probe_run, probed
-from clients.received import MissingTensorsError, NoRoomError, ReceivedTensors
+from clients.received import MissingTensorsError, ReceivedTensors
 from clients.reports import Announced, Sensitivity, component_norms
 from clients.settings import ClientSettings
 from clients.state_store import ClientState, ClientStateStore
 from clients.training import LocalRun, train
 from clients.workshop import Workshop, open_workshop, shard_of
+from clients.writing import NoRoomError
 from strategies.catalog import COMPRESSORS, build
 from strategies.errors import PerennialError
 from strategies.lora import is_merged
@@ -91,7 +92,9 @@ class LocalTrainer:
             return encode_result(self.run(assignment, tensors, client_id, since=start))
         except PerennialError as error:
             log.warning("%s cannot do %s: %s", client_id, assignment.assignment_id, error)
-            return encode_result(failed(assignment, FailureReason.CRASHED, str(error)))
+            full = isinstance(error, NoRoomError)
+            reason = FailureReason.NO_ROOM if full else FailureReason.CRASHED
+            return encode_result(failed(assignment, reason, str(error)))
 
     def forget(self) -> None:
         """Drop the model and the data; the next message loads them again."""

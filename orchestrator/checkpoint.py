@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +14,7 @@ from safetensors.numpy import load, save
 from orchestrator.store.base import RunStore
 from orchestrator.store.blobs import BlobStore
 from strategies.errors import BlobError
-from strategies.types import Array, ClientId, GlobalState, Holding, ParamKey
+from strategies.types import Array, ClientId, GlobalState, Holding, ParamKey, Tensors
 
 _VERSION: Final = 3
 # Larger arrays are blobs of their own: one that a step leaves alone is not written again.
@@ -91,7 +91,7 @@ def _state(header: dict[str, Any], arrays: dict[str, Array]) -> GlobalState:
             memories.setdefault(owner, {})[last] = array
         else:
             evidence.setdefault(ClientId(owner), {})[ParamKey.parse(last)] = array
-    return GlobalState(
+    state = GlobalState(
         step_index=header["step_index"],
         tensors=tensors,
         memories=memories,
@@ -99,6 +99,32 @@ def _state(header: dict[str, Any], arrays: dict[str, Array]) -> GlobalState:
         changed=header["changed"],
         holdings={ClientId(c): _holding(held) for c, held in header["holdings"].items()},
     )
+    return ordered(state)
+
+
+def ordered(state: GlobalState) -> GlobalState:
+    """``state`` with all that it holds in the order of names.
+
+    A checkpoint does not keep the order in which a step came by things.  Messages are written and
+    sums are made in that order, so a state that was kept and one that goes on must have the same.
+    """
+    return replace(
+        state,
+        tensors=_by_key(state.tensors),
+        memories={
+            kind: dict(sorted(held.items())) for kind, held in sorted(state.memories.items())
+        },
+        evidence={client: _by_key(told) for client, told in sorted(state.evidence.items())},
+        changed=dict(sorted(state.changed.items())),
+        holdings={
+            client: replace(held, ranks=dict(sorted(held.ranks.items())))
+            for client, held in sorted(state.holdings.items())
+        },
+    )
+
+
+def _by_key(tensors: Tensors) -> dict[ParamKey, Array]:
+    return {key: tensors[key] for key in sorted(tensors, key=lambda key: key.text)}
 
 
 def _joined(*parts: str) -> str:

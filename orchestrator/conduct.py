@@ -12,6 +12,7 @@ from typing import Final
 from orchestrator.config import RunConfig
 from orchestrator.engine import Engine
 from orchestrator.home import Home
+from orchestrator.owners import described, is_gone
 from orchestrator.report import render_report
 from orchestrator.store.base import RunRecord, RunStatus, RunStore
 from orchestrator.summary import show
@@ -25,6 +26,7 @@ _REPORTED_PACKAGES: Final = (
 # How `perennial run --on` finds the run that a ServerApp has made, and learns how it ended.
 FLOWER_RUN: Final = "flower_run"
 INTERRUPTED: Final = "interrupted"
+_UNDER_WAY: Final = (RunStatus.RUNNING, RunStatus.STOPPING)
 
 
 def submit(config: RunConfig, home: Home, where: Mapping[str, str] | None = None) -> str:
@@ -45,25 +47,41 @@ def submit(config: RunConfig, home: Home, where: Mapping[str, str] | None = None
 
 
 def reclaim(run_id: str, store: RunStore) -> RunRecord:
-    """The run, ready to be continued: interrupted, or left behind by an orchestrator that is gone.
+    """The run, ready to be continued from its last commit.
 
-    Raises: ConfigError if it has ended or somebody still holds its lease.
+    It was interrupted, has failed of something that may be mended by now, was never begun, or was
+    left behind by an orchestrator that is gone: at once if that was a process of this machine, else
+    when its lease is over.
+    Raises: ConfigError if it is completed or somebody still holds its lease.
     """
     record = store.get_run(run_id)
-    under_way = (RunStatus.RUNNING, RunStatus.STOPPING)
-    expires = record.lease_expires_at
-    if record.status in under_way and (expires is None or expires < datetime.now(UTC)):
-        reason = "its orchestrator is gone"
-        return store.transition(
-            record.run_id, RunStatus.INTERRUPTED, expected=under_way, reason=reason
-        )
-    if record.status is RunStatus.INTERRUPTED:
+    if record.status in _UNDER_WAY and _abandoned(record, store):
+        return _interrupted(record, store, "its orchestrator is gone")
+    if record.status is RunStatus.FAILED:
+        return _interrupted(record, store, f"taken up again; it had failed: {record.reason}")
+    if record.status in (RunStatus.CREATED, RunStatus.INTERRUPTED):
         return record
-    found = f"a {record.status} run"
-    if record.status in under_way and expires:
-        found += f" whose lease lasts until {expires:%H:%M:%S} UTC"
-    expected = "an interrupted run; see `perennial runs`"
+    found, expires = f"a {record.status} run", record.lease_expires_at
+    if record.status in _UNDER_WAY and expires:
+        holder = described(record.lease_owner or "nobody")
+        found += f" whose lease lasts until {expires:%H:%M:%S} UTC, held by {holder}"
+    expected = "an interrupted or failed run; see `perennial runs`"
     raise ConfigError("resume", [Fault(record.run_id, found, expected)])
+
+
+def _abandoned(record: RunRecord, store: RunStore) -> bool:
+    """Whether nobody holds the lease; that of a dead process is given back in its name."""
+    owner, expires = record.lease_owner, record.lease_expires_at
+    if owner is not None and is_gone(owner):
+        store.release_lease(record.run_id, owner)
+        return True
+    return expires is None or expires < datetime.now(UTC)
+
+
+def _interrupted(record: RunRecord, store: RunStore, reason: str) -> RunRecord:
+    # It may be asked to stop in this moment, which changes nothing.
+    expected = _UNDER_WAY if record.status in _UNDER_WAY else (record.status,)
+    return store.transition(record.run_id, RunStatus.INTERRUPTED, expected=expected, reason=reason)
 
 
 def conduct(run_id: str, config: RunConfig, transport: Transport, home: Home) -> RunStatus:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.carrier import Carrier
-from orchestrator.checkpoint import restore, save_state
+from orchestrator.checkpoint import ordered, restore, save_state
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation, initial_state
 from orchestrator.fleet import Fleet
@@ -68,7 +68,7 @@ class Engine:
     def _loop(self, progress: Progress) -> None:
         federation = self._gather(progress)
         found = restore(self.run_id, self.store, self.blobs)
-        state = found[0] if found else initial_state(self.config, federation)
+        state = found[0] if found else ordered(initial_state(self.config, federation))
         num_tasks = len(federation.tasks)
         progress.begin(
             self.store.rounds(self.run_id)[: state.step_index],
@@ -158,6 +158,7 @@ class Engine:
         carried = self._carrier.carried(state, plan, fleet, federation, progress.waiting)
         plan, outcome = carried.plan, carried.closed(state, self.config, federation)
         exchanged = time.monotonic() - start
+        outcome = replace(outcome, state=ordered(outcome.state))
         checkpoint = save_state(outcome.state, self.blobs)
         seconds = {
             "exchange": exchanged - outcome.aggregation_seconds,

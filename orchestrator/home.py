@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from orchestrator.store import open_store
 from orchestrator.store.base import RunStore
@@ -70,9 +71,8 @@ class Home:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / f".writable-{os.getpid()}"
-            probe.touch()
-            probe.unlink()
+            with TemporaryFile(dir=self.folder):
+                pass
         except OSError as error:
             raise StoreError(
                 f"data directory {self.folder} cannot be written ({error.strerror}); "

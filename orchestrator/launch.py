@@ -26,7 +26,7 @@ from orchestrator.config import RunConfig, parse_config
 from orchestrator.cores import usable_cores
 from orchestrator.deployment.flower import DATABASE_VARIABLE, QUIET
 from orchestrator.home import Home
-from orchestrator.progress import owner_of
+from orchestrator.owners import is_gone
 from orchestrator.stopping import ALIVE, GRACE_SECONDS, ask_to_stop, settled
 from orchestrator.store.base import RunStatus
 from orchestrator.transport import Endpoint, InProcessTransport
@@ -128,8 +128,8 @@ class Simulation:
         run = store.get_run(self.run_id)
         if run.status in ALIVE:
             self._kill()
-            if (run.lease_owner or "").startswith(owner_of(self.process.pid)):
-                store.release_lease(self.run_id, str(run.lease_owner))
+            if run.lease_owner and is_gone(run.lease_owner):
+                store.release_lease(self.run_id, run.lease_owner)
         reason = f"its process ended with code {self.process.returncode}; see {self.log_path}"
         return settled(self.run_id, store, reason)
 

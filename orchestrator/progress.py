@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
-from uuid import uuid4
 
 from orchestrator.metrics import headline
+from orchestrator.owners import new_owner
 from orchestrator.plans import Plan
 from orchestrator.store.base import RoundRecord, RunStatus, RunStore
 from strategies.arrival import Arrivals
@@ -28,11 +26,6 @@ _PHASES: Final = {
 }
 
 
-def owner_of(pid: int) -> str:
-    """How the names of lease owners in that process of this machine begin."""
-    return f"{socket.gethostname()[:32]}:{pid}:"
-
-
 @dataclass(slots=True)
 class Progress:
     """Keeps the run's lease and publishes its progress with it, at most twice a second.
@@ -47,7 +40,7 @@ class Progress:
     num_steps: int = 0
     num_tasks: int = 0
     when: Arrivals | None = None
-    owner: str = field(default_factory=lambda: f"{owner_of(os.getpid())}{uuid4().hex[:16]}")
+    owner: str = field(default_factory=new_owner)
     shown: dict[str, Any] = field(default_factory=dict)
     _published: float = 0.0
 

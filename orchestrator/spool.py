@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from strategies.errors import StoreError
 from strategies.types import FailureReason
 
 
@@ -24,9 +25,18 @@ class Spool:
     waiting: dict[int, tuple[Refusal | None, float]] = field(default_factory=dict)
 
     def put(self, index: int, answer: bytes | Refusal, seconds: float) -> None:
-        """Keep ``answer`` until it is taken."""
+        """Keep ``answer`` until it is taken.
+
+        Raises: StoreError if the disk does not take it.
+        """
         if isinstance(answer, bytes):
-            (self.folder / str(index)).write_bytes(answer)
+            try:
+                (self.folder / str(index)).write_bytes(answer)
+            except OSError as error:
+                raise StoreError(
+                    f"a reply of {len(answer)} bytes cannot be kept in {self.folder}: "
+                    f"{error.strerror}; free space there or set TMPDIR, then resume"
+                ) from error
             self.waiting[index] = (None, seconds)
         else:
             self.waiting[index] = (answer, seconds)

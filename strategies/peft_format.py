@@ -83,8 +83,9 @@ def write_adapter(  # noqa: PLR0913 - what an adapter is made of, all by name
     tensors = _with_an_adapter(tensors, specs, dense)
     # A dense module is saved whole: parts that did not move keep their base values.
     weights = _factors(tensors) | _dense(dense, specs, tensors, base_values)
+    for abandoned in folder.parent.glob(f".{folder.name}.*.tmp"):  # by a process that was killed
+        shutil.rmtree(abandoned, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file(weights, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
     _write_json(
@@ -152,7 +153,8 @@ def _peft_config(
     dense: set[GroupName],
     scale: float,
 ) -> dict[str, Any]:
-    ranks = {str(key.group): value.shape[0] for key, value in tensors.items() if key.part == LORA_A}
+    found = {str(key.group): value.shape[0] for key, value in tensors.items() if key.part == LORA_A}
+    ranks = dict(sorted(found.items()))
     rank = max(ranks.values(), default=1)
     saved = sorted({module for name in dense for module in _modules(specs[name])})
     return {

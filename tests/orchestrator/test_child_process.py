@@ -14,7 +14,7 @@ import pytest
 
 from orchestrator.conduct import submit
 from orchestrator.launch import Simulation
-from orchestrator.progress import owner_of
+from orchestrator.owners import new_owner
 from orchestrator.store.base import RunStatus
 from strategies.errors import StoreUnreachableError
 from tests.conftest import tiny_config
@@ -55,11 +55,13 @@ def started(simulation):
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_a_dead_process_gives_its_lease_back_and_no_others(begin, ours):
+def test_a_dead_process_gives_its_lease_back_and_no_others(begin, ours, monkeypatch):
     child = begin()
     store = started(child)
-    pid = child.process.pid
-    owner = f"{owner_of(pid if ours else pid + 1)}x"
+    if ours:
+        monkeypatch.setattr("orchestrator.owners.os.getpid", lambda: child.process.pid)
+    owner = new_owner()
+    monkeypatch.undo()
     store.renew_lease(child.run_id, owner, timedelta(seconds=60))
     child.process.kill()
     assert child.watch(lambda: None) is RunStatus.INTERRUPTED
