@@ -179,8 +179,6 @@ def test_a_refused_commit_after_a_loss_is_still_refused_for_its_own_fault(engine
 
 def test_a_reader_sees_one_instant(engine, database_url):
     """Else a round could be read without the replies that somebody deletes meanwhile."""
-    if engine.dialect.name == "sqlite":
-        pytest.skip("a reader holds the only lock there is")
     store, other = SqlRunStore(engine), SqlRunStore(make_engine(database_url))
     run_id = new_run(store).run_id
     count = select(func.count()).select_from(EventRow)
