@@ -20,7 +20,7 @@ from strategies.types import Array, ClientId, ParamKey, Tensors
 
 log = logging.getLogger(__name__)
 
-_KEPT_VERSIONS: Final = 3
+_KEPT_VERSIONS: Final = 4  # as far back as a server's three checkpoints, and the step under way
 _TENSORS: Final = ("personal", "residuals")
 _WATCHED: Final = ("window", "known", "held")
 
@@ -144,15 +144,21 @@ class ClientStateStore:
         return None
 
     def save(self, run_id: str, client_id: ClientId, step: int, state: ClientState) -> None:
-        """Write atomically, forget versions this one replaces and all but the last few."""
+        """Write atomically, forget versions this one replaces and all but the last few.
+
+        Raises: DataError if it cannot be written, with nothing half-written left.
+        """
         path = self.folder_of(run_id, client_id) / f"step-{step:08d}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **_arrays(state))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        arrays = _arrays(state)
+        try:
+            _write(path, arrays)
+        except OSError as error:
+            needed = sum(np.asarray(array).nbytes for array in arrays.values())
+            raise DataError(
+                f"state of {client_id} ({needed} bytes) cannot be written to {path.parent}: "
+                f"{error.strerror}; free space there (`perennial gc --client` finds some) or make "
+                "it writable"
+            ) from None
         versions = list(self._versions(run_id, client_id))
         kept = [p for index, p in versions if index <= step][-_KEPT_VERSIONS:]
         for _, old in versions:
@@ -167,6 +173,19 @@ class ClientStateStore:
         """Step and file, oldest first."""
         for path in sorted(self.folder_of(run_id, client_id).glob("step-*.npz")):
             yield int(path.stem.removeprefix("step-")), path
+
+
+def _write(path: Path, arrays: Mapping[str, Array]) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _arrays(state: ClientState) -> dict[str, Array]:
