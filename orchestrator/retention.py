@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.checkpoint import blobs_of, save_state
+from orchestrator.home import Home
 from orchestrator.store.base import RunStore
 from orchestrator.store.blobs import BlobStore, write_durably
 from strategies.errors import StoreError
@@ -83,6 +84,29 @@ class Holds:
         for checkpoint in store.checkpoints(run_id, limit=keep):
             if self.blobs.has(checkpoint):
                 self.add(run_id, checkpoint)
+
+
+def largest_run_bytes(home: Home) -> int:
+    """What the run that takes most keeps in this data directory, and one checkpoint more.
+
+    Its checkpoints, adapters, report and simulated clients' states; 0 before the first run.
+    """
+    holds = Holds(home.blobs())
+    return max((_run_bytes(home, holds, run_id) for run_id in holds.runs()), default=0)
+
+
+def _run_bytes(home: Home, holds: Holds, run_id: str) -> int:
+    kept = [
+        sum(_size(holds.blobs.path(digest)) for digest in path.read_text().split())
+        for path in (holds.folder / run_id).glob("[!.]*")
+    ]
+    folders = home.run_folder(run_id), home.client_folder / run_id
+    files = sum(_size(path) for folder in folders for path in folder.rglob("*"))
+    return sum(kept) + max(kept, default=0) + files
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,7 +39,7 @@ from strategies.types import (
 CARD: Final = "perennial.json"
 BASE_WEIGHTS: Final = "base.safetensors"
 _PREFIX: Final = "base_model.model."
-_OS_CODE: Final = re.compile(r"code: (\d+)")  # in the words of safetensors' own error
+_OS_CODE: Final = re.compile(r"(?:code: |os error )(\d+)")  # in the words of safetensors' own error
 _SNIPPET: Final = """\
 # {name}
 
