@@ -96,13 +96,12 @@ def largest_run_bytes(home: Home) -> int:
 
 
 def _run_bytes(home: Home, holds: Holds, run_id: str) -> int:
-    kept = [
-        sum(_size(holds.blobs.path(digest)) for digest in path.read_text().split())
-        for path in (holds.folder / run_id).glob("[!.]*")
-    ]
+    kept = [path.read_text().split() for path in (holds.folder / run_id).glob("[!.]*")]
+    size = {digest: _size(holds.blobs.path(digest)) for found in kept for digest in found}
+    another = max((sum(size[digest] for digest in found) for found in kept), default=0)
     folders = home.run_folder(run_id), home.client_folder / run_id
     files = sum(_size(path) for folder in folders for path in folder.rglob("*"))
-    return sum(kept) + max(kept, default=0) + files
+    return sum(size.values()) + another + files
 
 
 def _size(path: Path) -> int:

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from orchestrator.store.base import LEASE, RunStatus
 from orchestrator.store.tables import RunRow, UtcDateTime
-from strategies.errors import LeaseLostError
+from strategies.errors import LeaseLostError, StaleRunStatusError
 
 ENDED: Final = (RunStatus.INTERRUPTED, RunStatus.FAILED, RunStatus.COMPLETED)
 UNDER_WAY: Final = (RunStatus.RUNNING, RunStatus.STOPPING)
@@ -78,6 +78,33 @@ def require(session: Session, run_id: str, owner: str) -> None:
     )
     if held.rowcount == 0:  # type: ignore[attr-defined]
         raise lost(session, run_id)
+
+
+def with_times(session: Session, run_id: str, to: RunStatus, now: datetime) -> dict[str, Any]:
+    """What a move to ``to`` changes besides the status: times, and the lease on the way out.
+
+    No run ends before it began, whatever the clock says by then.
+    """
+    if to in ENDED:
+        began = session.scalar(select(RunRow.started_at).where(RunRow.run_id == run_id))
+        ended = max(now, began or now)
+        return {"ended_at": ended, "lease_owner": None, "lease_expires_at": None}
+    if to is RunStatus.RUNNING:
+        return {"ended_at": None, "started_at": func.coalesce(RunRow.started_at, now)}
+    return {"ended_at": None}
+
+
+def forget(session: Session, run_id: str) -> None:
+    """Delete a run that nobody leads, and with it all rows that name it.
+
+    Raises: StaleRunStatusError.
+    """
+    idle = or_(RunRow.status.not_in([e.value for e in UNDER_WAY]), is_over(clock(session)))
+    gone = session.execute(delete(RunRow).where(RunRow.run_id == run_id, idle))
+    if gone.rowcount == 0 and (known := session.get(RunRow, run_id)):  # type: ignore[attr-defined]
+        raise StaleRunStatusError(
+            f"run {run_id} is {known.status} and led by an orchestrator; stop it first"
+        )
 
 
 def lost(session: Session, run_id: str) -> LeaseLostError:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, delete, func, or_, select, update
+from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -151,7 +151,7 @@ class SqlRunStore:
             won = session.execute(
                 update(RunRow)
                 .where(RunRow.run_id == run_id, RunRow.status.in_([e.value for e in expected]))
-                .values(status=to, reason=reason, **_times(session, run_id, to, now))
+                .values(status=to, reason=reason, **leases.with_times(session, run_id, to, now))
             )
             if won.rowcount == 0:  # type: ignore[attr-defined]  # every UPDATE has one
                 raise StaleRunStatusError(_stale(session, run_id, expected))
@@ -233,20 +233,9 @@ class SqlRunStore:
         return True
 
     def delete_run(self, run_id: str) -> None:
-        def work(session: Session) -> None:
-            now = leases.clock(session)
-            idle = or_(
-                RunRow.status.not_in([e.value for e in leases.UNDER_WAY]), leases.is_over(now)
-            )
-            gone = session.execute(delete(RunRow).where(RunRow.run_id == run_id, idle))
-            if gone.rowcount == 0:  # type: ignore[attr-defined]  # every DELETE has one
-                known = session.get(RunRow, run_id)
-                if known:
-                    raise StaleRunStatusError(
-                        f"run {run_id} is {known.status} and led by an orchestrator; stop it first"
-                    )
-
-        self._sessions.write(f"deleting run {run_id}", work)
+        self._sessions.write(
+            f"deleting run {run_id}", lambda session: leases.forget(session, run_id)
+        )
 
     def rounds(self, run_id: str) -> Sequence[RoundRecord]:
         wanted = select(RoundRow).where(RoundRow.run_id == run_id).order_by(RoundRow.step_index)
@@ -295,17 +284,6 @@ class SqlRunStore:
             f"reading the events of run {run_id}",
             lambda session: [record_of(EventRecord, row) for row in session.scalars(wanted)],
         )
-
-
-def _times(session: Session, run_id: str, to: RunStatus, now: datetime) -> dict[str, Any]:
-    """What a move changes besides the status; no run ends before it began, whatever the clock."""
-    if to in leases.ENDED:
-        began = session.scalar(select(RunRow.started_at).where(RunRow.run_id == run_id))
-        ended = max(now, began or now)
-        return {"ended_at": ended, "lease_owner": None, "lease_expires_at": None}
-    if to is RunStatus.RUNNING:
-        return {"ended_at": None, "started_at": func.coalesce(RunRow.started_at, now)}
-    return {"ended_at": None}
 
 
 def _stale(session: Session, run_id: str, expected: Collection[RunStatus]) -> str:

@@ -12,6 +12,9 @@ from sqlalchemy import event
 
 from clients.state_store import ClientStateStore
 from orchestrator.checkpoint import load_state, save_state
+from orchestrator.doctor import examine
+from orchestrator.home import Home
+from orchestrator.retention import largest_run_bytes
 from orchestrator.store import SqlRunStore, open_store
 from orchestrator.store.address import make_engine
 from orchestrator.store.blobs import BlobStore
@@ -24,7 +27,7 @@ from tests.clients.test_trainer import a_client_state
 from tests.contract.test_run_store import a_round, new_run
 from tests.disks import fill, set_read_only, small_disk
 from tests.orchestrator.test_checkpoint import a_state
-from tests.orchestrator.test_retention import a_large_state
+from tests.orchestrator.test_retention import a_keeper, a_large_state, commit
 
 
 @pytest.fixture
@@ -127,6 +130,28 @@ def test_a_disk_that_becomes_read_only_is_named_and_then_works_again(disk):
         set_read_only(disk, on=False)
     save_state(a_state(), blobs)
     assert store.commit_round(run_id, a_round(run_id, 1))
+
+
+def test_a_data_directory_that_cannot_be_written_is_refused_at_the_start(disk):
+    home = Home(folder=disk / "home", database_url=f"sqlite:///{disk / 'home' / 'runs.db'}")
+    set_read_only(disk, on=True)
+    with pytest.raises(StoreError, match=r"home cannot be written \(Read-only.*PERENNIAL_HOME"):
+        home.store()
+
+
+def test_doctor_holds_the_free_disk_against_what_runs_keep(home, monkeypatch):
+    keeper = a_keeper(home)
+    for step in range(4):
+        commit(keeper, step)
+    (disk,) = (finding for finding in examine(home) if finding["check"] == "disk")
+    assert disk["ok"]
+    assert "GB free; the largest run here keeps 0.01 GB" in disk["detail"]
+    assert largest_run_bytes(home) == pytest.approx(2 * 3_200_000, rel=0.01)
+    monkeypatch.setattr("orchestrator.doctor.largest_run_bytes", lambda _: 10**15)
+    (disk,) = (finding for finding in examine(home) if finding["check"] == "disk")
+    assert not disk["ok"]
+    assert "1000000.0 GB wanted; the largest run here keeps" in disk["detail"]
+    assert "perennial gc" in disk["detail"]
 
 
 def test_a_database_that_another_process_locks_is_waited_for_and_can_be_read(tmp_path):

@@ -181,6 +181,29 @@ def test_an_uncommitted_checkpoint_of_whoever_leads_by_now_is_left_alone(home, b
     assert theirs in Holds(blobs).of(slow.run_id)
 
 
+def test_what_is_found_stored_does_not_go_before_it_is_held(home, blobs, monkeypatch):
+    """Another run lets go of the same state in just that moment, or rather has to wait."""
+    ours, theirs = a_keeper(home, keep=1), a_keeper(home, keep=1)
+    shared = commit(theirs, 0)
+    add = Holds.add
+
+    def meanwhile(holds: Holds, run_id: str, checkpoint: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Holds, "add", add)
+            done = theirs.save(a_large_state(2))
+            theirs.store.commit_round(theirs.run_id, a_round(theirs.run_id, 1, checkpoint=done))
+            theirs.tidy()
+        add(holds, run_id, checkpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Holds, "add", meanwhile)
+        assert ours.save(a_large_state(1)) == shared
+    assert readable(shared, blobs)
+    theirs.tidy()
+    assert Holds(blobs).of(theirs.run_id).isdisjoint({shared})
+    assert readable(shared, blobs)
+
+
 def test_storing_and_sweeping_at_once_loses_nothing(home, blobs):
     """Two runs store the same states over and over; each sweeps what it has done with."""
     keepers, barrier = [a_keeper(home, keep=1) for _ in range(2)], threading.Barrier(2)
