@@ -22,7 +22,7 @@ from strategies.types import Array, ClientId, ParamKey, Tensors
 
 log = logging.getLogger(__name__)
 
-_KEPT_VERSIONS: Final = 3
+_KEPT_VERSIONS: Final = 4  # as far back as a server's three checkpoints, and the step under way
 _TENSORS: Final = ("personal", "residuals")
 _WATCHED: Final = ("window", "known", "held")
 
@@ -148,7 +148,7 @@ class ClientStateStore:
     def save(self, run_id: str, client_id: ClientId, step: int, state: ClientState) -> None:
         """Write atomically, forget versions this one replaces and all but the last few.
 
-        Raises: NoRoomError if the disk does not take it; the versions before stay as they are.
+        Raises: NoRoomError or DataError if the disk does not take it; the versions before stay.
         """
         path = self.folder_of(run_id, client_id) / f"step-{step:08d}.npz"
         write_whole(path, lambda temporary: _write(temporary, state))

@@ -17,6 +17,7 @@ from strategies.errors import BlobError
 from strategies.types import Array, ClientId, GlobalState, Holding, ParamKey, Tensors
 
 _VERSION: Final = 3
+_NAMED: Final = 10  # of older ones that are not there most were let go
 # Larger arrays are blobs of their own: one that a step leaves alone is not written again.
 _APART_BYTES: Final = 2**20
 _VALUE: Final = "value"
@@ -127,6 +128,20 @@ def _by_key(tensors: Tensors) -> dict[ParamKey, Array]:
     return {key: tensors[key] for key in sorted(tensors, key=lambda key: key.text)}
 
 
+def blobs_of(digest: str, blobs: BlobStore) -> frozenset[str]:
+    """The digests of all blobs that the state ``digest`` lies in; only its header is read.
+
+    Of a state that cannot be read its own alone.
+    """
+    try:
+        with blobs.path(digest).open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(json.loads(file.read(length))["__metadata__"]["perennial"])
+    except (OSError, struct.error, ValueError, KeyError, TypeError, OverflowError, MemoryError):
+        return frozenset((digest,))
+    return frozenset((digest, *header["apart"].values()))
+
+
 def _joined(*parts: str) -> str:
     return _SEPARATOR.join(parts)
 
@@ -143,14 +158,18 @@ def restore(run_id: str, store: RunStore, blobs: BlobStore) -> tuple[GlobalState
     Raises: BlobError if there are checkpoints and none can be read.
     """
     digests = store.checkpoints(run_id)
-    for digest in digests:
+    for age, digest in enumerate(digests):
         try:
             state = load_state(digest, blobs)
         except BlobError as error:
-            store.append_event(run_id, "checkpoint-damaged", f"{error}; using the one before")
+            if age < _NAMED:
+                store.append_event(run_id, "checkpoint-damaged", f"{error}; using the one before")
             continue
         store.rewind(run_id, state.step_index)
         return state, digest
     if digests:
-        raise BlobError(f"none of the {len(digests)} checkpoints of run {run_id} can be read")
+        raise BlobError(
+            f"none of the {len(digests)} checkpoints of run {run_id} can be read from "
+            f"{blobs.folder}, of which the newest few are kept; put the folder back, then resume"
+        )
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import platform
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,7 +19,10 @@ from orchestrator.report import render_report
 from orchestrator.store.base import RunRecord, RunStatus, RunStore
 from orchestrator.summary import show
 from orchestrator.transport import Transport
-from strategies.errors import ConfigError, Fault
+from orchestrator.trouble import in_words
+from strategies.errors import ConfigError, Fault, StoreError
+
+log = logging.getLogger(__name__)
 
 _REPORTED_PACKAGES: Final = (
     "torch", "transformers", "peft", "flwr", "ray", "numpy", "scipy", "safetensors",
@@ -85,7 +90,10 @@ def _interrupted(record: RunRecord, store: RunStore, reason: str) -> RunRecord:
 
 
 def conduct(run_id: str, config: RunConfig, transport: Transport, home: Home) -> RunStatus:
-    """Execute a submitted run and write its report, however it ends."""
+    """Execute a submitted run and write its report, however it ends.
+
+    A report that cannot be written is named in the log and changes nothing about the run.
+    """
     store, folder = home.store(), home.run_folder(run_id)
     engine = Engine(
         run_id=run_id,
@@ -98,7 +106,15 @@ def conduct(run_id: str, config: RunConfig, transport: Transport, home: Home) ->
     try:
         return engine.execute()
     finally:
-        write_report(run_id, store, folder / "report.html")
+        _report(run_id, store, folder / "report.html")
+
+
+def _report(run_id: str, store: RunStore, path: Path) -> None:
+    try:
+        write_report(run_id, store, path)
+    except (StoreError, OSError) as error:
+        why = in_words(error, path) if isinstance(error, OSError) else str(error)
+        log.warning("no report of run %s: %s; `perennial report` writes it later", run_id, why)
 
 
 def write_report(run_id: str, store: RunStore, path: Path) -> None:
@@ -106,7 +122,13 @@ def write_report(run_id: str, store: RunStore, path: Path) -> None:
     run = store.get_run(run_id)
     shown = show(run, store.rounds(run.run_id), store.events(run.run_id), report_path=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_report(shown, generated_at=datetime.now(UTC)), encoding="utf-8")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        page = render_report(shown, generated_at=datetime.now(UTC))
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _version(package: str) -> str:

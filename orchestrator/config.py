@@ -20,6 +20,7 @@ from orchestrator.defaults import with_defaults
 from orchestrator.links import Links
 from orchestrator.sections import (
     Adapter,
+    Checkpoints,
     EvaluationPlan,
     Federation,
     Learning,
@@ -83,6 +84,7 @@ class RunConfig(Section):
     strategy: Strategies = Strategies()
     evaluation: EvaluationPlan = EvaluationPlan()
     publish: Publish = Publish()
+    checkpoints: Checkpoints = Checkpoints()
     links: Links | None = None
     """Simulated links; without them times are what they are."""
 
@@ -90,7 +92,7 @@ class RunConfig(Section):
         """Names what the run computes; how and under which name it is run does not matter."""
         plain = self.model_dump(
             mode="json",
-            exclude={"name": True, "federation": _OPERATION},
+            exclude={"name": True, "checkpoints": True, "federation": _OPERATION},
         )
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 

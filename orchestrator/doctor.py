@@ -13,6 +13,7 @@ from typing import Final, TypedDict
 import psutil
 
 from orchestrator.home import Home
+from orchestrator.retention import largest_run_bytes
 from orchestrator.store import shown_url
 from strategies.errors import PerennialError
 
@@ -67,10 +68,16 @@ def _directory(home: Home) -> str:
 
 
 def _disk(home: Home) -> str:
-    free = shutil.disk_usage(home.folder).free
-    if free < _MIN_FREE_BYTES:
-        raise PerennialError(f"{free / 1e9:.1f} GB free at {home.folder}, 2 GB wanted")
-    return f"{free / 1e9:.0f} GB free"
+    """Free space against what a run like the newest ones keeps there, and at least 2 GB."""
+    free, needed = shutil.disk_usage(home.folder).free, largest_run_bytes(home)
+    wanted = max(needed, _MIN_FREE_BYTES)
+    of_run = f"; the largest run here keeps {needed / 1e9:.2f} GB" if needed else ""
+    if free < wanted:
+        raise PerennialError(
+            f"{free / 1e9:.1f} GB free at {home.folder}, {wanted / 1e9:.1f} GB wanted{of_run}; "
+            "`perennial gc --dry-run` says what can go"
+        )
+    return f"{free / 1e9:.0f} GB free{of_run}"
 
 
 def _memory(home: Home) -> str:

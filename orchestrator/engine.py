@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.carrier import Carrier
-from orchestrator.checkpoint import ordered, restore, save_state
+from orchestrator.checkpoint import ordered, restore
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation, initial_state
 from orchestrator.fleet import Fleet
@@ -18,14 +19,25 @@ from orchestrator.plans import Plan
 from orchestrator.progress import Progress
 from orchestrator.publish import Publisher
 from orchestrator.records import round_record
+from orchestrator.retention import Keeper
 from orchestrator.roll import Roll
 from orchestrator.rounds import Outcome, TooFewRepliesError
 from orchestrator.schedule import schedule
 from orchestrator.store.base import RunStatus, RunStore
 from orchestrator.store.blobs import BlobStore
 from orchestrator.transport import Transport
-from strategies.errors import PerennialError, RunInterrupted, StoreUnreachableError
+from orchestrator.trouble import in_words
+from strategies.errors import (
+    LeaseLostError,
+    PerennialError,
+    RunInterrupted,
+    StoreDamagedError,
+    StoreError,
+    StoreUnreachableError,
+)
 from strategies.types import GlobalState
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +58,38 @@ class Engine:
     def _carrier(self) -> Carrier:
         return Carrier(config=self.config, transport=self.transport)
 
+    @property
+    def _keeper(self) -> Keeper:
+        keep = self.config.checkpoints.keep
+        return Keeper(run_id=self.run_id, store=self.store, blobs=self.blobs, keep=keep)
+
     def execute(self) -> RunStatus:
         """Run to the end; the status returned and the reason on record say how it ended.
 
-        Whatever was committed is kept.  A fault that is not one of ours is recorded and raised.
+        Whatever was committed is kept.  Trouble with the disk or the database interrupts the run,
+        which can be resumed once it is mended.  A run that another orchestrator leads by now is
+        left to it.  A fault that is not one of ours is recorded and raised.
+        Raises: LeaseLostError if another orchestrator leads the run from the start,
+        StoreUnreachableError or StoreDamagedError if how it ended cannot be recorded.
         """
         startable = (RunStatus.CREATED, RunStatus.INTERRUPTED)
-        self.store.transition(self.run_id, RunStatus.RUNNING, expected=startable, reason="started")
         progress = Progress(self.run_id, self.store)
+        self.store.transition(
+            self.run_id,
+            RunStatus.RUNNING,
+            expected=startable,
+            reason="started",
+            owner=progress.owner,
+        )
         try:
             self._loop(progress)
-        except (RunInterrupted, StoreUnreachableError) as stop:
+        except LeaseLostError as lost:
+            return self._left(lost)
+        except (RunInterrupted, StoreError) as stop:
             return self._finish(progress, RunStatus.INTERRUPTED, str(stop))
+        except OSError as error:
+            log.warning("run %s met trouble of this machine", self.run_id, exc_info=True)
+            return self._finish(progress, RunStatus.INTERRUPTED, in_words(error, self.folder))
         except PerennialError as error:
             return self._finish(progress, RunStatus.FAILED, str(error))
         except BaseException as error:
@@ -68,6 +100,7 @@ class Engine:
     def _loop(self, progress: Progress) -> None:
         federation = self._gather(progress)
         found = restore(self.run_id, self.store, self.blobs)
+        self._keeper.begin()
         state = found[0] if found else ordered(initial_state(self.config, federation))
         num_tasks = len(federation.tasks)
         progress.begin(
@@ -76,7 +109,7 @@ class Engine:
             num_tasks=num_tasks,
             when=self.config.arrivals(num_tasks),
         )
-        gate = self._gate(federation)
+        gate = self._gate(federation, progress.owner)
         release = gate.catch_up(state)
         fleet = Fleet.of(self.store.rounds(self.run_id)[: state.step_index])
         state = opened(state, self.config, federation)
@@ -99,6 +132,7 @@ class Engine:
                 continue
             if plan.step.kind == "evaluate":
                 progress.measured(self.store.rounds(self.run_id))
+                progress.lead()
                 release = gate.settle(state)
                 state = opened(state, self.config, federation)
 
@@ -119,9 +153,10 @@ class Engine:
         fleet.busy = self._carrier.busy(state)
         return plan_step(self.run_id, self.config, federation, state, fleet, release=release)
 
-    def _gate(self, federation: Federation) -> Gate:
+    def _gate(self, federation: Federation, owner: str) -> Gate:
         return Gate(
             run_id=self.run_id,
+            owner=owner,
             store=self.store,
             require=self.config.publish.require,
             task_names=[task.name for task in federation.tasks],
@@ -159,7 +194,7 @@ class Engine:
         plan, outcome = carried.plan, carried.closed(state, self.config, federation)
         exchanged = time.monotonic() - start
         outcome = replace(outcome, state=ordered(outcome.state))
-        checkpoint = save_state(outcome.state, self.blobs)
+        checkpoint = self._keeper.save(outcome.state)
         seconds = {
             "exchange": exchanged - outcome.aggregation_seconds,
             "aggregate": outcome.aggregation_seconds,
@@ -169,8 +204,9 @@ class Engine:
             seconds["simulated"] = fleet.lost_seconds + outcome.simulated_seconds
         outcome = self._inspected(publisher, plan, outcome, seconds)
         record = round_record(plan, outcome, checkpoint, seconds)
-        if not self.store.commit_round(self.run_id, record):
+        if not self.store.commit_round(self.run_id, record, owner=progress.owner):
             raise RunInterrupted(f"another orchestrator committed step {plan.step_index} first")
+        self._keeper.tidy()
         fleet.observe(record)
         progress.committed(record)
         return outcome.state
@@ -189,7 +225,15 @@ class Engine:
         return replace(outcome, metrics={**outcome.metrics, "intruders": found})
 
     def _finish(self, progress: Progress, status: RunStatus, reason: str) -> RunStatus:
-        progress.close()
-        alive = (RunStatus.RUNNING, RunStatus.STOPPING)
-        self.store.transition(self.run_id, status, expected=alive, reason=reason)
+        try:
+            progress.end(status, reason)
+        except LeaseLostError as lost:
+            return self._left(lost)
+        except (StoreUnreachableError, StoreDamagedError) as error:
+            raise type(error)(f"{reason}. That could not be recorded: {error}") from error
         return status
+
+    def _left(self, lost: LeaseLostError) -> RunStatus:
+        """The run is another's, and so is what is recorded of its end."""
+        log.warning("run %s is left to its other orchestrator: %s", self.run_id, lost)
+        return RunStatus.INTERRUPTED

@@ -15,7 +15,10 @@ from strategies.types import GlobalState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gate:
-    """Publishes or keeps aside the state after a task, as the record of the run decides."""
+    """Publishes or keeps aside the state after a task, as the record of the run decides.
+
+    An ``owner`` publishes only while it leads the run.
+    """
 
     run_id: str
     store: RunStore
@@ -23,6 +26,7 @@ class Gate:
     task_names: Sequence[str]
     when: Arrivals | None
     publisher: Publisher
+    owner: str | None = None
 
     def settle(self, state: GlobalState) -> int | None:
         """Carry out the verdict on ``state`` if the step before it scored it after a task.
@@ -60,7 +64,7 @@ class Gate:
 
     def _publish(self, verdict: Verdict, state: GlobalState) -> None:
         path = str(self.publisher.publish(verdict.task_index, state))
-        self.store.set_adapter_path(self.run_id, path)
+        self.store.set_adapter_path(self.run_id, path, self.owner)
         message = f"adapter after {self._after(verdict)}"
         self._log("published", message, {"path": path, "step_index": verdict.step_index})
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Final
 
 from orchestrator.metrics import headline
 from orchestrator.owners import new_owner
 from orchestrator.plans import Plan
-from orchestrator.store.base import RoundRecord, RunStatus, RunStore
+from orchestrator.store.base import LEASE, RoundRecord, RunStatus, RunStore
 from strategies.arrival import Arrivals
-from strategies.errors import RunInterrupted
+from strategies.errors import LeaseLostError, RunInterrupted
 
-LEASE: Final = timedelta(seconds=60)
 _PUBLISH_EVERY_SECONDS: Final = 0.5
 _PHASES: Final = {
     "train": "training",
@@ -83,7 +81,8 @@ class Progress:
     def waiting(self, replies: int) -> None:
         """Called often while a step is under way.
 
-        Raises: RunInterrupted if somebody asked the run to stop or took its lease.
+        Raises: RunInterrupted if somebody asked the run to stop, LeaseLostError if another
+        orchestrator leads it now.
         """
         self.shown["clients_done"] = replies
         self.publish()
@@ -111,11 +110,25 @@ class Progress:
             return
         self._published = now
         if not self.store.renew_lease(self.run_id, self.owner, LEASE, progress=self.shown):
-            raise RunInterrupted("another orchestrator holds the lease of this run")
+            raise LeaseLostError(
+                f"run {self.run_id} is led by another orchestrator, or was ended or deleted"
+            )
         if self.store.get_run(self.run_id).status is RunStatus.STOPPING:
             raise RunInterrupted("asked to stop")
 
-    def close(self) -> None:
-        """Publish the last word and give the lease back."""
+    def lead(self) -> None:
+        """See that the run is led from here, whenever that was last seen.
+
+        Raises: as ``waiting``.
+        """
+        self._published = 0.0
+        self.publish()
+
+    def end(self, status: RunStatus, reason: str) -> None:
+        """Publish the last word, end the run and give the lease back.
+
+        Raises: LeaseLostError, with nothing written, if the run is led by another orchestrator.
+        """
         self.store.renew_lease(self.run_id, self.owner, LEASE, progress=self.shown)
-        self.store.release_lease(self.run_id, self.owner)
+        alive = (RunStatus.RUNNING, RunStatus.STOPPING)
+        self.store.transition(self.run_id, status, expected=alive, reason=reason, owner=self.owner)

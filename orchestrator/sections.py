@@ -188,6 +188,14 @@ class Requirements(Section):
     """Mean loss of the earlier tasks against their best so far, published or not."""
 
 
+class Checkpoints(Section):
+    """What of a run's past states stays on the server's disk."""
+
+    keep: Positive = 3
+    """Newest committed states; a run whose newest one turns out damaged goes on from the one before
+    it.  Clients can step back as far as the default."""
+
+
 class Publish(Section):
     """Which states become the run's adapter."""
 

@@ -122,8 +122,13 @@ def _identity(run: RunRecord) -> Json:
         "created_at": run.created_at.isoformat(),
         "started_at": _iso(run.started_at),
         "ended_at": _iso(run.ended_at),
-        "duration_seconds": (last - run.started_at).total_seconds() if run.started_at else None,
+        "duration_seconds": _seconds(run.started_at, last),
     }
+
+
+def _seconds(start: datetime | None, end: datetime) -> float | None:
+    """From ``start`` to ``end``, never less than nothing: a clock may have been set back."""
+    return None if start is None else max((end - start).total_seconds(), 0.0)
 
 
 def _listed(run: RunRecord) -> Json:

@@ -11,6 +11,7 @@
     ├── ModelError              a checkpoint or recipe that cannot be realised
     ├── RoundFailedError        fewer usable replies than ``min_replies``
     ├── RunInterrupted          somebody asked the run to stop; it can be resumed
+    │   └── LeaseLostError          another orchestrator leads the run now; it goes on there
     ├── TransportError          the way to the clients is closed or was never there
     │   └── RefusedError            the other side will not have us, however often we ask
     └── StoreError
@@ -18,6 +19,7 @@
         ├── StaleRunStatusError     the run is not in the status the caller expected
         ├── SchemaVersionError      the database is older or newer than this program
         ├── StoreUnreachableError   the database was away for longer than is waited
+        ├── StoreDamagedError       the database is not, or no longer, what it was
         └── BlobError               a checkpoint or tensor file is missing or damaged
 
 A *client's* fault is never an exception here: it is a ``ClientFailure`` value, counted and
@@ -86,6 +88,10 @@ class RunInterrupted(PerennialError):  # noqa: N818 - an order, not an error
     """Somebody asked the run to stop; it can be resumed."""
 
 
+class LeaseLostError(RunInterrupted):
+    """Another orchestrator leads the run, or it was ended; whoever meets this writes no more."""
+
+
 class TransportError(PerennialError):
     """The way to the clients is closed or was never there."""
 
@@ -112,6 +118,10 @@ class SchemaVersionError(StoreError):
 
 class StoreUnreachableError(StoreError):
     """The database was away for longer than is waited; a run that met it can be resumed."""
+
+
+class StoreDamagedError(StoreError):
+    """The database is damaged, or another one took its place; waiting does not help."""
 
 
 class BlobError(StoreError):

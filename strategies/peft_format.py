@@ -7,14 +7,18 @@ base, a short README, and ``base.safetensors`` for bases that exist nowhere else
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from strategies.errors import ModelError
@@ -35,6 +39,7 @@ from strategies.types import (
 CARD: Final = "perennial.json"
 BASE_WEIGHTS: Final = "base.safetensors"
 _PREFIX: Final = "base_model.model."
+_OS_CODE: Final = re.compile(r"(?:code: |os error )(\d+)")  # in the words of safetensors' own error
 _SNIPPET: Final = """\
 # {name}
 
@@ -76,34 +81,55 @@ def write_adapter(  # noqa: PLR0913 - what an adapter is made of, all by name
 
     ``base_values`` must hold the base's own values of every densely trained group, and of all
     groups if the base is made from a config.
-    Raises: ModelError naming a group whose base values are missing.
+    Raises: ModelError naming a group whose base values are missing; OSError.
     """
     specs = {group.name: group for group in description.groups}
     dense = {key.group for key in tensors if key.part not in (LORA_A, LORA_B)}
     tensors = _with_an_adapter(tensors, specs, dense)
     # A dense module is saved whole: parts that did not move keep their base values.
     weights = _factors(tensors) | _dense(dense, specs, tensors, base_values)
+    with _at_once(folder) as temporary:
+        _save(weights, temporary / "adapter_model.safetensors")
+        _write_json(
+            temporary / "adapter_config.json", _peft_config(recipe, specs, tensors, dense, scale)
+        )
+        _write_json(temporary / CARD, _card(recipe, description, tasks))
+        if recipe.model.name == "from-config":
+            values = {
+                parameter_name(spec, part): _base_value(base_values, ParamKey(spec.name, part))
+                for spec in description.groups
+                for part in spec.parts
+            }
+            _save(values, temporary / BASE_WEIGHTS)
+        names = ", ".join(task.name for task in tasks)
+        base = recipe.model.name
+        card = _SNIPPET.format(name=folder.name, tasks=len(tasks), names=names, base=base)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+@contextmanager
+def _at_once(folder: Path) -> Iterator[Path]:
+    """A folder that takes the place of ``folder`` once it is filled, and goes if it is not."""
     for abandoned in folder.parent.glob(f".{folder.name}.*.tmp"):  # by a process that was killed
         shutil.rmtree(abandoned, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
-    save_file(weights, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
-    _write_json(
-        temporary / "adapter_config.json", _peft_config(recipe, specs, tensors, dense, scale)
-    )
-    _write_json(temporary / CARD, _card(recipe, description, tasks))
-    if recipe.model.name == "from-config":
-        values = {
-            parameter_name(spec, part): _base_value(base_values, ParamKey(spec.name, part))
-            for spec in description.groups
-            for part in spec.parts
-        }
-        save_file(values, temporary / BASE_WEIGHTS, metadata={"format": "pt"})
-    names = ", ".join(task.name for task in tasks)
-    card = _SNIPPET.format(name=folder.name, tasks=len(tasks), names=names, base=recipe.model.name)
-    (temporary / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+    try:
+        yield temporary
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save(tensors: dict[str, Array], path: Path) -> None:
+    """Raises: OSError, as which safetensors' own error for a full disk does not come."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        code = _OS_CODE.search(str(error))
+        number = int(code[1]) if code else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def _with_an_adapter(

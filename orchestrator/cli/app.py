@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from orchestrator.cli import federation, output
+from orchestrator.cli import federation, output, upkeep
 from orchestrator.cli.connecting import connection
 from orchestrator.cli.live import LiveView
 from orchestrator.cli.remote_run import RemoteRun
@@ -84,6 +84,8 @@ On = Annotated[
 app.command()(federation.certs)
 app.command()(federation.server)
 app.command()(federation.client)
+app.command()(upkeep.gc)
+app.command()(upkeep.delete)
 
 
 def main() -> None:

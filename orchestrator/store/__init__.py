@@ -11,7 +11,9 @@ from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
 from orchestrator.store.address import make_engine, parse_url, shown
+from orchestrator.store.faults import lasting, mendable
 from orchestrator.store.patience import first_line
+from orchestrator.store.same_file import DatabaseMovedError
 from orchestrator.store.schema import ensure_current, upgrade
 from orchestrator.store.sql import SqlRunStore
 from strategies.errors import StoreError
@@ -54,10 +56,11 @@ def _reaching(url: URL) -> Iterator[None]:
     _make_parent(url)
     try:
         yield
-    except DBAPIError as error:
+    except (DBAPIError, DatabaseMovedError) as error:
+        advice = lasting(error) or mendable(error) or "See that its server runs"
         raise StoreError(
-            f"run database {shown(url)} cannot be opened: {first_line(error, url)}; "
-            "check PERENNIAL_DATABASE and that its server runs"
+            f"run database {shown(url)} cannot be opened: {first_line(error, url)}. {advice}; "
+            "PERENNIAL_DATABASE says where it is"
         ) from None
 
 

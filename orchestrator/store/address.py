@@ -8,9 +8,11 @@ from urllib.parse import quote, quote_plus
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from orchestrator.store.same_file import SameFile
 from strategies.errors import StoreError
 
 _INSTALL: Final = "pip install 'perennial[postgres]'"
+READS: Final = "perennial_reads"  # an execution option: the transaction writes nothing
 _SECRETS: Final = ("password", "sslpassword")
 # A peer that is gone is noticed within about 20 s, and no lock is waited for or held for ever.
 _POSTGRES: Final = {
@@ -84,7 +86,8 @@ def make_engine(text: str) -> Engine:
         ) from None
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_immediate)
+        SameFile.watch(engine)
+        event.listen(engine, "begin", _begin)
     return engine
 
 
@@ -108,7 +111,9 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # a DB-API conne
     cursor.close()
 
 
-def _begin_immediate(connection: Connection) -> None:
-    # A transaction that reads first and writes later fails at once if another wrote in between,
-    # whatever the busy timeout; taking the write lock first makes it wait instead.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Connection) -> None:
+    # A reader sees one instant without any lock, so it waits for no writer.  A transaction that
+    # reads first and writes later fails at once if another wrote in between, whatever the busy
+    # timeout; taking the write lock first makes it wait instead.
+    reads = connection.get_execution_options().get(READS)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -12,7 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
+
+LEASE: Final = timedelta(seconds=60)  # how long a lease lasts that is not renewed
 
 
 class RunStatus(StrEnum):
@@ -158,13 +160,22 @@ class RunStore(Protocol):
         ...
 
     def transition(
-        self, run_id: str, to: RunStatus, *, expected: Collection[RunStatus], reason: str
+        self,
+        run_id: str,
+        to: RunStatus,
+        *,
+        expected: Collection[RunStatus],
+        reason: str,
+        owner: str | None = None,
     ) -> RunRecord:
         """Move the run to ``to`` if it is in one of ``expected``; one winner among racing callers.
 
-        Sets ``started_at`` on the first move to running, ``ended_at`` on the way out, clears it on
-        the way back in, and appends an event of kind ``status``.
-        Raises: StaleRunStatusError naming the status found; nothing is written then.
+        Sets ``started_at`` on the first move to running, ``ended_at`` on the way out and never
+        before it, clears it on the way back in, and appends an event of kind ``status``.  On the
+        way out the lease is given back, whoever had it.  With an ``owner`` the run is moved by its
+        orchestrator: to running it takes the lease, out of it the lease must be its own.
+        Raises: StaleRunStatusError naming the status found, LeaseLostError naming who has the
+        lease; nothing is written then.
         """
         ...
 
@@ -173,7 +184,9 @@ class RunStore(Protocol):
     ) -> bool:
         """Take or keep the lease, and publish ``progress`` with it.
 
-        False, and nothing written, while another owner's lease has not expired.
+        False, and nothing written, while another owner's lease has not expired, and for a run that
+        has ended.  What has expired is told by the database's clock, which all machines share; a
+        lease that would last longer than any can is of a clock that was wrong, and is over.
         """
         ...
 
@@ -185,22 +198,35 @@ class RunStore(Protocol):
         """Record what is known only once clients have answered."""
         ...
 
-    def set_adapter_path(self, run_id: str, path: str) -> None:
-        """Where the newest published adapter lies."""
+    def set_adapter_path(self, run_id: str, path: str, owner: str | None = None) -> None:
+        """Where the newest published adapter lies; an ``owner`` must have the lease.
+
+        Raises: LeaseLostError, with nothing written.
+        """
         ...
 
     def last_checkpoint(self, run_id: str) -> str | None:
         """Digest of the newest committed state."""
         ...
 
-    def checkpoints(self, run_id: str) -> Sequence[str]:
-        """Digests of all committed states, newest first."""
+    def checkpoints(self, run_id: str, *, limit: int | None = None) -> Sequence[str]:
+        """Digests of the committed states, newest first; of the newest ``limit`` if given."""
         ...
 
-    def commit_round(self, run_id: str, record: RoundRecord) -> bool:
+    def commit_round(self, run_id: str, record: RoundRecord, owner: str | None = None) -> bool:
         """Write a step with all its replies, scores and events, in one transaction.
 
-        False, and nothing written, if that step is already committed.
+        False, and nothing written, if that step is already committed.  An ``owner`` must still have
+        the lease of a run under way, if only because nobody took it since it expired; it is renewed
+        with the step.
+        Raises: LeaseLostError naming who has the lease; nothing is written then.
+        """
+        ...
+
+    def delete_run(self, run_id: str) -> None:
+        """Forget the run with all that is on record of it.
+
+        Raises: StaleRunStatusError, with nothing forgotten, while an orchestrator leads it.
         """
         ...
 

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Final
 
 from strategies.errors import BlobError, StoreError
+
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
+# What may pass while one waits: a full disk, a quota, a network file system that is away.
+_PASSING: Final = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS)
+_PAUSES: Final = (0.1, 0.5, 2.0)  # s, before each further try
+_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+_LOCK_SECONDS: Final = 60.0
+
+
+DAMAGED: Final = ".damaged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +43,7 @@ class BlobStore:
         digest = hashlib.sha256(data).hexdigest()
         path = self.path(digest)
         if not path.exists():
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                _write(path, data)
-            except OSError as error:
-                raise StoreError(
-                    f"checkpoint of {len(data)} bytes cannot be written to {path.parent}: "
-                    f"{error.strerror}; free space there or set PERENNIAL_HOME, then resume"
-                ) from error
+            write_durably(path, data)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -47,10 +58,60 @@ class BlobStore:
             raise BlobError(f"checkpoint {path} cannot be read: {error.strerror}") from None
         found = hashlib.sha256(data).hexdigest()
         if found != digest:
+            self._set_aside(path)
             raise BlobError(
                 f"checkpoint {path} is damaged: {len(data)} bytes with digest {found[:12]}…"
             )
         return data
+
+    def _set_aside(self, path: Path) -> None:
+        """Free the name: the same content, when it is made again, must be written again."""
+        try:
+            path.replace(path.with_suffix(DAMAGED))
+        except OSError:
+            return  # it stays as it is, and is found damaged again
+
+    def stored(self) -> Iterator[Path]:
+        """Every whole blob's file."""
+        return (p for p in self.folder.glob("??/*") if _DIGEST.fullmatch(p.name))
+
+    def rests(self) -> Iterator[Path]:
+        """Files that are no blob: what a killed writer left, and what was found damaged."""
+        return (p for p in self.folder.glob("??/*") if not _DIGEST.fullmatch(p.name))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Nothing is swept away meanwhile, so that what is found stored stays until it is held.
+
+        A file system without locks has no sweeps either.
+        Raises: StoreError after a minute of somebody else's sweeping.
+        """
+        with self._locked(fcntl.LOCK_SH, _LOCK_SECONDS):
+            yield
+
+    @contextmanager
+    def sweeping(self, patience_seconds: float = 0.0) -> Iterator[bool]:
+        """Whether nobody writes meanwhile, so that what nobody holds may be deleted."""
+        with self._locked(fcntl.LOCK_EX, patience_seconds) as alone:
+            yield alone
+
+    @contextmanager
+    def _locked(self, how: int, seconds: float) -> Iterator[bool]:
+        """The folder's lock; the kernel gives it back if its holder dies."""
+        path = self.folder / ".lock"
+        with _explained(path, 0):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            locked = _flock(descriptor, how, seconds)
+            if not locked and how == fcntl.LOCK_SH:
+                raise StoreError(
+                    f"{self.folder} is being cleaned up by another process for {seconds:.0f} s; "
+                    "resume when it is done"
+                )
+            yield bool(locked)
+        finally:
+            os.close(descriptor)
 
     def has(self, digest: str) -> bool:
         """Whether a file of that name is there; ``get`` checks its content."""
@@ -63,6 +124,63 @@ class BlobStore:
     def path(self, digest: str) -> Path:
         """Where ``digest`` lies or would lie."""
         return self.folder / digest[:2] / digest
+
+
+def _flock(descriptor: int, how: int, seconds: float) -> bool | None:
+    """Whether the lock was had within ``seconds``; a shared one also where there are no locks."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.05)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return how == fcntl.LOCK_SH
+        else:
+            return True
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """All or nothing, tried a few times where the trouble may pass.
+
+    Raises: StoreError saying how much was to be written, where, and how much is free there.
+    """
+    for pause in _PAUSES:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, data)
+        except OSError as error:
+            if error.errno not in _PASSING:
+                break
+            time.sleep(pause)
+        else:
+            return
+    with _explained(path, len(data)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, data)
+
+
+@contextmanager
+def _explained(path: Path, num_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"checkpoint of {num_bytes} bytes cannot be written to {path.parent}: {error.strerror}"
+            f"{_free(path)}; free space there (`perennial gc` finds some), make it writable or set "
+            "PERENNIAL_HOME, then resume"
+        ) from error
+
+
+def _free(path: Path) -> str:
+    try:
+        return f", {shutil.disk_usage(path.parent).free} bytes are free there"
+    except OSError:
+        return ""
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -13,7 +13,9 @@ from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from orchestrator.store.address import scrubbed, shown
-from strategies.errors import StoreUnreachableError
+from orchestrator.store.faults import lasting, mendable
+from orchestrator.store.same_file import DatabaseMovedError
+from strategies.errors import StoreDamagedError, StoreUnreachableError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -22,8 +24,10 @@ T = TypeVar("T")
 _PASSING: Final = ("40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300", "08")
 
 
-def is_transient(error: DBAPIError) -> bool:
+def is_transient(error: DBAPIError | DatabaseMovedError) -> bool:
     """Whether the same transaction may succeed if it is begun anew a little later."""
+    if mendable(error) is not None or isinstance(error, DatabaseMovedError):
+        return True
     if error.connection_invalidated:
         return True
     cause = error.orig
@@ -52,20 +56,23 @@ class Patience:
     def insist(self, what: str, url: URL, attempt: Callable[[], T]) -> T:
         """What ``attempt`` returns, once it does; ``what`` it does completes "while …".
 
-        Raises: StoreUnreachableError at the limit; at once whatever is not transient.
+        Raises: StoreUnreachableError at the limit; at once StoreDamagedError, and whatever else is
+        not transient.
         """
         began, tries, wait = self.clock(), 0, 0.1
         while True:
             try:
                 return attempt()
-            except DBAPIError as error:
+            except (DBAPIError, DatabaseMovedError) as error:
                 tries, waited = tries + 1, self.clock() - began
-                if not is_transient(error):
-                    raise
                 reason = first_line(error, url)
+                if not is_transient(error):
+                    if advice := lasting(error):
+                        raise StoreDamagedError(_damaged(what, url, reason, advice)) from None
+                    raise
                 if waited >= self.limit_seconds:
                     raise StoreUnreachableError(
-                        _gave_up(what, url, reason, waited, tries)
+                        _gave_up(what, url, reason, waited, tries) + _to_do(mendable(error))
                     ) from None
             if tries == 1:
                 log.warning("run database out of reach while %s, trying again: %s", what, reason)
@@ -76,6 +83,20 @@ class Patience:
 def _gave_up(what: str, url: URL, reason: str, waited: float, tries: int) -> str:
     return (
         f"run database {shown(url)} was out of reach for {waited:.0f} s ({tries} tries) while "
-        f"{what}: {reason}. Every committed round is kept; when the database answers again "
+        f"{what}: {reason}. "
+    )
+
+
+def _to_do(advice: str | None) -> str:
+    first = f"{advice}. " if advice else ""
+    return (
+        f"{first}Every committed round is kept; when the database answers again "
         "(`perennial doctor` tells), continue with `perennial resume RUN`"
+    )
+
+
+def _damaged(what: str, url: URL, reason: str, advice: str) -> str:
+    return (
+        f"run database {shown(url)} cannot be used while {what}: {reason}. {advice}; then continue "
+        "with `perennial resume RUN`"
     )

@@ -10,8 +10,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from orchestrator.store.address import READS
 from orchestrator.store.patience import Patience
-from strategies.errors import StaleRunStatusError
+from strategies.errors import LeaseLostError, StaleRunStatusError
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ class Sessions:
     def _of_one_instant(self) -> Engine:
         """SQLite's readers see one instant anyway; PostgreSQL's default is one per statement."""
         if self.engine.dialect.name != "postgresql":
-            return self.engine
+            return self.engine.execution_options(**{READS: True})
         return self.engine.execution_options(isolation_level="REPEATABLE READ")
 
 
@@ -73,7 +74,7 @@ class _Write(Generic[T]):
             return cast("T", self.sent)
         try:
             return self._once()
-        except (IntegrityError, StaleRunStatusError):
+        except (IntegrityError, StaleRunStatusError, LeaseLostError):
             # The transaction in doubt may have been committed while this one waited for its locks.
             if self._is_there():
                 return cast("T", self.sent)

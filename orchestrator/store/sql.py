@@ -11,11 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine, delete, or_, select, update
+from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from orchestrator.store import leases
 from orchestrator.store.base import (
+    LEASE,
     EventRecord,
     ReplyRecord,
     RoundRecord,
@@ -43,7 +45,8 @@ from orchestrator.store.sessions import Sessions
 from orchestrator.store.tables import EventRow, ReplyRow, RoundRow, RunRow, ScoreRow
 from strategies.errors import RunNotFoundError, StaleRunStatusError
 
-_ENDED = (RunStatus.INTERRUPTED, RunStatus.FAILED, RunStatus.COMPLETED)
+# A clock that was set back by less than this still gives ids and times that sort.
+_SET_BACK = timedelta(days=1)
 
 
 class SqlRunStore:
@@ -62,7 +65,7 @@ class SqlRunStore:
         environment: Mapping[str, str],
     ) -> RunRecord:
         while True:
-            now = datetime.now(UTC)
+            now = self._after_the_newest()
             values = {
                 "run_id": new_run_id(now),
                 "name": name,
@@ -80,6 +83,16 @@ class SqlRunStore:
                 return self.get_run(self._created(values))
             except IntegrityError:
                 continue  # two ids of one second met; draw again
+
+    def _after_the_newest(self) -> datetime:
+        """Now; just after the newest run's creation if the clock was set back since."""
+        newest: datetime | None = self._sessions.read(
+            "reading the newest run", lambda session: session.scalar(func.max(RunRow.created_at))
+        )
+        now = datetime.now(UTC)
+        if newest is None or not now <= newest < now + _SET_BACK:
+            return now
+        return newest + timedelta(microseconds=1)
 
     def _created(self, values: Mapping[str, Any]) -> str:
         run_id: str = values["run_id"]
@@ -119,28 +132,32 @@ class SqlRunStore:
         return self._sessions.read("listing runs", query)
 
     def transition(
-        self, run_id: str, to: RunStatus, *, expected: Collection[RunStatus], reason: str
+        self,
+        run_id: str,
+        to: RunStatus,
+        *,
+        expected: Collection[RunStatus],
+        reason: str,
+        owner: str | None = None,
     ) -> RunRecord:
         now = datetime.now(UTC)
-        ended = now if to in _ENDED else None
         moved = EventRecord(
             at=now, kind="status", message=f"{to}: {reason}", data={"status": str(to)}
         )
 
         def work(session: Session) -> None:
+            if owner and to in leases.ENDED:
+                leases.require(session, run_id, owner)
             won = session.execute(
                 update(RunRow)
                 .where(RunRow.run_id == run_id, RunRow.status.in_([e.value for e in expected]))
-                .values(status=to, reason=reason, ended_at=ended)
+                .values(status=to, reason=reason, **leases.with_times(session, run_id, to, now))
             )
             if won.rowcount == 0:  # type: ignore[attr-defined]  # every UPDATE has one
                 raise StaleRunStatusError(_stale(session, run_id, expected))
-            if to is RunStatus.RUNNING:
-                session.execute(
-                    update(RunRow)
-                    .where(RunRow.run_id == run_id, RunRow.started_at.is_(None))
-                    .values(started_at=now)
-                )
+            taking = owner if to is RunStatus.RUNNING else None
+            if taking and not leases.take(session, run_id, taking, LEASE, {}):
+                raise leases.lost(session, run_id)
             log(session, run_id, moved)
 
         self._sessions.write(
@@ -154,18 +171,7 @@ class SqlRunStore:
         shown = {} if progress is None else {"progress": dict(progress)}
 
         def work(session: Session) -> bool:
-            now = datetime.now(UTC)  # after the wait, if there was one
-            free = or_(
-                RunRow.lease_owner.is_(None),
-                RunRow.lease_owner == owner,
-                RunRow.lease_expires_at < now,
-            )
-            won = session.execute(
-                update(RunRow)
-                .where(RunRow.run_id == run_id, free)
-                .values(lease_owner=owner, lease_expires_at=now + ttl, **shown)
-            )
-            return bool(won.rowcount)  # type: ignore[attr-defined]  # every UPDATE has one
+            return leases.take(session, run_id, owner, ttl, shown)
 
         return self._sessions.write(f"renewing the lease of run {run_id}", work)
 
@@ -180,24 +186,35 @@ class SqlRunStore:
         self._sessions.write(f"releasing the lease of run {run_id}", work)
 
     def describe(self, run_id: str, *, task_names: Sequence[str]) -> None:
-        self._set(run_id, task_names=list(task_names))
+        def work(session: Session) -> None:
+            described = update(RunRow).where(RunRow.run_id == run_id)
+            session.execute(described.values(task_names=list(task_names)))
 
-    def set_adapter_path(self, run_id: str, path: str) -> None:
-        self._set(run_id, adapter_path=path)
+        self._sessions.write(f"describing run {run_id}", work)
+
+    def set_adapter_path(self, run_id: str, path: str, owner: str | None = None) -> None:
+        def work(session: Session) -> None:
+            if owner:
+                leases.require(session, run_id, owner)
+            session.execute(update(RunRow).where(RunRow.run_id == run_id).values(adapter_path=path))
+
+        self._sessions.write(f"naming the adapter of run {run_id}", work)
 
     def last_checkpoint(self, run_id: str) -> str | None:
-        return next(iter(self.checkpoints(run_id)), None)
+        return next(iter(self.checkpoints(run_id, limit=1)), None)
 
-    def checkpoints(self, run_id: str) -> Sequence[str]:
+    def checkpoints(self, run_id: str, *, limit: int | None = None) -> Sequence[str]:
         return self._sessions.read(
             f"reading the checkpoints of run {run_id}",
-            lambda session: checkpoints_of(session, run_id),
+            lambda session: checkpoints_of(session, run_id, limit),
         )
 
-    def commit_round(self, run_id: str, record: RoundRecord) -> bool:
+    def commit_round(self, run_id: str, record: RoundRecord, owner: str | None = None) -> bool:
         what = f"committing step {record.step_index} of run {run_id}"
 
         def work(session: Session) -> None:
+            if owner:
+                leases.require(session, run_id, owner)
             row = RoundRow(run_id=run_id, **columns(record))
             session.add(row)
             session.flush()
@@ -214,6 +231,11 @@ class SqlRunStore:
                 return False
             raise
         return True
+
+    def delete_run(self, run_id: str) -> None:
+        self._sessions.write(
+            f"deleting run {run_id}", lambda session: leases.forget(session, run_id)
+        )
 
     def rounds(self, run_id: str) -> Sequence[RoundRecord]:
         wanted = select(RoundRow).where(RoundRow.run_id == run_id).order_by(RoundRow.step_index)
@@ -262,12 +284,6 @@ class SqlRunStore:
             f"reading the events of run {run_id}",
             lambda session: [record_of(EventRecord, row) for row in session.scalars(wanted)],
         )
-
-    def _set(self, run_id: str, **values: Any) -> None:
-        def work(session: Session) -> None:
-            session.execute(update(RunRow).where(RunRow.run_id == run_id).values(**values))
-
-        self._sessions.write(f"describing run {run_id}", work)
 
 
 def _stale(session: Session, run_id: str, expected: Collection[RunStatus]) -> str:

@@ -263,7 +263,8 @@ def test_client_state_survives_and_steps_back(tmp_path):
         store.save("run", IDS[0], step, a_client_state(step))
     assert store.load("run", IDS[0], before_step=99).task_index == 5
     assert store.load("run", IDS[0], before_step=5).task_index == 4
-    assert store.load("run", IDS[0], before_step=3) is None  # only the last three are kept
+    assert store.load("run", IDS[0], before_step=3).task_index == 2  # three commits back
+    assert store.load("run", IDS[0], before_step=2) is None  # only the last four are kept
     assert store.load("run", IDS[1], before_step=99) is None
     store.save("run", IDS[0], 4, a_client_state(7))
     assert store.load("run", IDS[0], before_step=99).task_index == 7

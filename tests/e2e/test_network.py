@@ -34,6 +34,7 @@ RUN = (
     "learning.rounds_per_task=3",
     "learning.local_steps=10",
     'learning.methods=[{name="finetune"}]',
+    "checkpoints.keep=99",  # every step is told again
     "model.pretext.steps=5",
     'strategy.rank={name="spectral", rank=64, energy=1.0}',
 )

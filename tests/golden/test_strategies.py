@@ -147,7 +147,9 @@ def test_replay_rounds_train_the_sensitive_groups_alone(name, home, run_here):
     params = {"adaptive": {"threshold": 1e-6}, "k-fpf": {"k": 2}}.get(name, {})
     run_id = run_here(
         tiny_config(
-            replay__rounds={"name": name, "share": 0.2, "steps": 2, **params}, replay__share=0.0
+            replay__rounds={"name": name, "share": 0.2, "steps": 2, **params},
+            replay__share=0.0,
+            checkpoints__keep=99,
         )
     )
     rounds = home.store().rounds(run_id)
@@ -208,7 +210,7 @@ def test_merging(name, home, run_here):
 
 
 def test_learnt_coefficients_fit_the_memories_better_than_equal_ones(home, run_here):
-    run_id = run_here(tiny_config(strategy__merging={"name": "atlas"}))
+    run_id = run_here(tiny_config(strategy__merging={"name": "atlas"}, checkpoints__keep=99))
     store = home.store()
     state, rounds = final_state(home, run_id), store.rounds(run_id)
     learnt = coefficients_of(state.memories["merging"])

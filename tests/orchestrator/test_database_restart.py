@@ -172,11 +172,11 @@ class Disconnected(SqlRunStore):
 
     away = False
 
-    def commit_round(self, run_id: str, record: RoundRecord) -> bool:
+    def commit_round(self, run_id: str, record: RoundRecord, owner: str | None = None) -> bool:
         if record.step_index == 3 and not self.away:
             self.away = True
             raise StoreUnreachableError("out of reach for 30 s")
-        return super().commit_round(run_id, record)
+        return super().commit_round(run_id, record, owner)
 
 
 class HomeOf(Home):

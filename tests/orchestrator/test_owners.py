@@ -83,7 +83,9 @@ def test_a_run_whose_orchestrator_was_killed_here_is_continued_at_once(running, 
     process.kill()
     process.wait()
     assert reclaim(run_id, store).status is RunStatus.INTERRUPTED
-    assert store.renew_lease(run_id, Progress(run_id, store).owner, LEASE)
+    mine, interrupted = Progress(run_id, store).owner, [RunStatus.INTERRUPTED]
+    store.transition(run_id, RunStatus.RUNNING, expected=interrupted, reason="started", owner=mine)
+    assert store.get_run(run_id).lease_owner == mine
 
 
 def test_a_lease_from_another_machine_is_waited_for(running):
