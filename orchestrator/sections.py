@@ -135,6 +135,8 @@ class Strategies(Section):
 
     layer_selection: Choice = Choice(name="all")
     rank: Choice = Choice(name="fixed")
+    screening: Choice = Choice(name="none")
+    """Which updates of a round are believed, before they are aggregated."""
     aggregation: Choice = Choice(name="exact")
     head: Choice = Choice(name="trained")
     """What sets the classifier's rows: gradients, or sums over examples."""

@@ -1,0 +1,106 @@
+"""Krum's score of every client, and what follows from it; shared by ``krum`` and ``multi-krum``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from strategies.lora import Matrix
+from strategies.protocols import Contribution, Finding, Screened
+from strategies.screening.changes import Distances, changes_of
+from strategies.screening.weights import capped
+from strategies.types import State, Tensors
+
+_LEAST = 3  # clients with which there is a nearest neighbour to speak of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Central:
+    """The clients nearest to their neighbours, of a round in which a share is hostile.
+
+    ``hostile`` is that share; ``outlier`` is how many times the median score of the n − f best a
+    score must be to count as the client's fault.
+    """
+
+    hostile: float
+    outlier: float
+    weight_limit: float
+
+    def suffices(self, count: int) -> bool:
+        """Blanchard et al.'s condition n ≥ 2f + 3, f = ⌈hostile · n⌉."""
+        return count >= 2 * self.expected(count) + 3
+
+    def expected(self, count: int) -> int:
+        """Hostile clients among ``count``, rounded up."""
+        return math.ceil(round(self.hostile * count, 9))
+
+    def screen(
+        self,
+        state: State,
+        current: Tensors,
+        contributions: Sequence[Contribution],
+        scale: float,
+        *,
+        most: int | None = None,
+    ) -> Screened:
+        """The n − f best, or the ``most`` best of them.
+
+        With fewer than 2f + 3 clients f is the most that these allow; with fewer than 3 all count.
+        Either is noted.
+        """
+        count, notes = len(contributions), list[str]()
+        hostile = self.expected(count)
+        if count and not self.suffices(count):
+            hostile = max((count - 3) // 2, 0)
+            notes.append(_shortfall(count, self.expected(count), hostile))
+        if count < _LEAST:
+            kept = tuple(Finding(client_id=c.client_id, action="kept") for c in contributions)
+            return Screened(
+                contributions=capped(contributions, self.weight_limit),
+                findings=kept,
+                state=state,
+                notes=tuple(notes),
+            )
+        distances = Distances.between([changes_of(c, current, scale) for c in contributions])
+        scores = scores_of(distances.squared, hostile)
+        order = sorted(range(count), key=lambda i: (scores[i], contributions[i].client_id))
+        best = order[: count - hostile]
+        limit = self.outlier * float(np.median(scores[best]))
+        chosen = frozenset(best if most is None else best[:most])
+        return Screened(
+            contributions=capped([contributions[i] for i in sorted(chosen)], self.weight_limit),
+            findings=tuple(
+                _finding(c, float(scores[i]), limit, chosen=i in chosen)
+                for i, c in enumerate(contributions)
+            ),
+            state=state,
+            notes=tuple(notes),
+        )
+
+
+def scores_of(squared: Matrix, hostile: int) -> Matrix:
+    """Σ of the squared distances ``(n, n)`` to the n − f − 2 nearest others, at least one; (n,)."""
+    count = len(squared)
+    nearest = max(count - hostile - 2, 1)
+    others = squared + np.diag(np.full(count, np.inf))
+    return np.asarray(np.sort(others, axis=1)[:, :nearest].sum(axis=1))
+
+
+def _shortfall(count: int, wanted: int, used: int) -> str:
+    what = f"f = {used} instead" if count >= _LEAST else "all count"
+    return f"{count} updates are fewer than 2f + 3 for f = {wanted} hostile ones: {what}"
+
+
+def _finding(contribution: Contribution, score: float, limit: float, *, chosen: bool) -> Finding:
+    numbers = {"screening_share": float(chosen), "screening_score": score, "screening_limit": limit}
+    client = contribution.client_id
+    if chosen:
+        return Finding(client_id=client, action="kept", numbers=numbers)
+    if score > limit:
+        why = f"score {score:.3g} above {limit:.3g}, the most for an honest one"
+        return Finding(client_id=client, action="refused", why=why, numbers=numbers)
+    why = f"score {score:.3g}, others lie nearer to their neighbours"
+    return Finding(client_id=client, action="left-out", why=why, numbers=numbers)
