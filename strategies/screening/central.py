@@ -51,34 +51,36 @@ class Central:
         With fewer than 2f + 3 clients f is the most that these allow; with fewer than 3 all count.
         Either is noted.
         """
-        count, notes = len(contributions), list[str]()
-        hostile = self.expected(count)
-        if count and not self.suffices(count):
-            hostile = max((count - 3) // 2, 0)
-            notes.append(_shortfall(count, self.expected(count), hostile))
+        count, hostile, notes = len(contributions), self.expected(len(contributions)), tuple[str]()
+        if not self.suffices(count):
+            wanted, hostile = hostile, max((count - _LEAST) // 2, 0)
+            notes = (_shortfall(count, wanted, hostile),) if count else ()
         if count < _LEAST:
-            kept = tuple(Finding(client_id=c.client_id, action="kept") for c in contributions)
-            return Screened(
-                contributions=capped(contributions, self.weight_limit),
-                findings=kept,
-                state=state,
-                notes=tuple(notes),
-            )
-        distances = Distances.between([changes_of(c, current, scale) for c in contributions])
-        scores = scores_of(distances.squared, hostile)
-        order = sorted(range(count), key=lambda i: (scores[i], contributions[i].client_id))
-        best = order[: count - hostile]
-        limit = self.outlier * float(np.median(scores[best]))
-        chosen = frozenset(best if most is None else best[:most])
-        return Screened(
-            contributions=capped([contributions[i] for i in sorted(chosen)], self.weight_limit),
-            findings=tuple(
-                _finding(c, float(scores[i]), limit, chosen=i in chosen)
+            chosen: Sequence[int] = range(count)
+            findings = [Finding(client_id=c.client_id, action="kept") for c in contributions]
+        else:
+            scores = self._scores(current, contributions, scale, hostile)
+            order = sorted(range(count), key=lambda i: (scores[i], contributions[i].client_id))
+            best = order[: count - hostile]
+            limit = self.outlier * float(np.median([scores[i] for i in best]))
+            chosen = best[:most]
+            findings = [
+                _finding(c, scores[i], limit, chosen=i in chosen)
                 for i, c in enumerate(contributions)
-            ),
+            ]
+        kept = [contributions[i] for i in sorted(chosen)]
+        return Screened(
+            contributions=capped(kept, self.weight_limit),
+            findings=tuple(findings),
             state=state,
-            notes=tuple(notes),
+            notes=notes,
         )
+
+    def _scores(
+        self, current: Tensors, contributions: Sequence[Contribution], scale: float, hostile: int
+    ) -> list[float]:
+        changes = [changes_of(contribution, current, scale) for contribution in contributions]
+        return [float(score) for score in scores_of(Distances.between(changes).squared, hostile)]
 
 
 def scores_of(squared: Matrix, hostile: int) -> Matrix:

@@ -103,7 +103,8 @@ class Distances:
     Between two clients it is the mean, over the groups that both trained, of ‖D − D'‖² divided by
     the group's median ‖D‖² over all who trained it.  So a head whose rows are long does not hide
     what is done to adapters, and clients that share few groups compare with those that share many.
-    Two that share no group count as far apart as the farthest two that do.
+    Two that share no group count as far apart as the median two that do.  A group that one client
+    alone trained is compared with nothing.
     """
 
     squared: Matrix
@@ -122,9 +123,7 @@ class Distances:
                 sums[i, j] = sum(_between(one[g], other[g]) / sizes[g] for g in both)
         known = np.triu(shared, 1) > 0
         mean = np.divide(sums, shared, out=np.zeros_like(sums), where=known)
-        farthest = float(mean.max(initial=0.0))
-        strangers = np.triu(~known, 1)
-        mean[strangers] = farthest
+        mean[np.triu(~known, 1)] = float(np.median(mean[known])) if known.any() else 0.0
         return cls(mean + mean.T)
 
 
