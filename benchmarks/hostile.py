@@ -69,11 +69,11 @@ OPTIONS: Final[Mapping[str, Sequence[str]]] = {
         'strategy.screening.name="multi-krum"',
         "federation.quarantine={faults=2, rounds=20}",
     ],
-    "trimmed-mean": ['strategy.aggregation.name="trimmed-mean"'],
+    "trimmed-mean": ['strategy.aggregation={name="trimmed-mean", trim=0.4}'],
     "coordinate-median": ['strategy.aggregation.name="coordinate-median"'],
-    "clipped-trimmed-mean": [
-        'strategy.screening.name="norm-clipping"',
-        'strategy.aggregation.name="trimmed-mean"',
+    "multi-krum-trimmed-mean": [
+        'strategy.screening.name="multi-krum"',
+        'strategy.aggregation={name="trimmed-mean", trim=0.2}',
     ],
 }
 

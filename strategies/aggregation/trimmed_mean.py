@@ -27,14 +27,15 @@ class TrimmedMean:
     hold the class.  Every client counts the same: a number of examples is its own word.
 
     The mean of factors is not the mean of products, as in ``fedavg``, and robust as to factors
-    only.  Where clients' data differ, what few of them know is trimmed away.
+    only.  Where clients' data differ, what few of them know is trimmed away.  ``trim`` wants to be
+    above the hostile share of all clients: of those who hold a class it may be larger.
     Source: Yin et al. 2018, arXiv:1803.01498, Def. 2; departs: LoRA factors; per row.
     """
 
     capabilities: ClassVar[Capabilities] = Capabilities(
         exact=False, needs_equal_rank=False, needs_individual_updates=True, keeps_gauge=True
     )
-    trim: Annotated[float, Ge(0), Lt(0.5)] = 0.3  # share at either end; at least the hostile share
+    trim: Annotated[float, Ge(0), Lt(0.5)] = 0.3  # share of the moves dropped at either end
 
     def aggregate(
         self,

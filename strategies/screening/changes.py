@@ -5,21 +5,21 @@ dB, dA.  What counts is the change of the product, D = scale · ((B + dB)(A + dA
 can differ where models do not.  Deltas of lower rank are padded with zeros: components a client was
 not sent did not move.  All else is arithmetic of (d, 2r) matrices, in float64.
 
-Dense groups: the moves themselves, all parts of a group as one vector.  A row the client has no
-weight in did not move, whatever it sent.
+Dense groups: the moves themselves, all parts of a group side by side, row by row.  A row the client
+has no weight in did not move, whatever it sent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strategies.aggregation.low_rank import pad, server_factors, split
-from strategies.errors import StrategyError
 from strategies.lora import Factors, Matrix, squared_norm
 from strategies.protocols import Contribution
 from strategies.types import Array, GroupName, Tensors
@@ -49,18 +49,18 @@ class LowRankChange(NamedTuple):
 
 
 class DenseChange(NamedTuple):
-    """The moves of all of a group's tensors as one vector."""
+    """The moves of all of a group's tensors side by side, ``(rows, width)``.
+
+    ``held`` are the rows the client has weight in; the others are zero.  A group whose weight is
+    one number is one row.
+    """
 
     values: Matrix
+    held: NDArray[np.bool_]
 
     def squared(self, share: float = 1.0) -> float:
         """‖D‖² of ``share`` times the change."""
-        return share**2 * float(self.values @ self.values)
-
-    def squared_distance(self, other: DenseChange) -> float:
-        """‖D − D'‖²."""
-        apart = self.values - other.values
-        return float(apart @ apart)
+        return share**2 * float(np.sum(self.values**2))
 
 
 Change = LowRankChange | DenseChange
@@ -82,8 +82,8 @@ def changes_of(contribution: Contribution, current: Tensors, scale: float) -> Ch
         weight = contribution.weight[group]
         if not (weight > 0).any():
             continue
-        parts = [_moved(rest[key], weight) for key in sorted(rest) if key.group == group]
-        changes[group] = DenseChange(np.concatenate(parts))
+        parts = [rest[key] for key in sorted(rest) if key.group == group]
+        changes[group] = _dense(parts, weight)
     return changes
 
 
@@ -91,20 +91,28 @@ def _doubles(factors: Factors) -> Factors:
     return Factors(factors.a.astype(np.float64), factors.b.astype(np.float64))
 
 
-def _moved(delta: Array, weight: NDArray[np.float64]) -> Matrix:
-    rows = (weight > 0).reshape((-1,) + (1,) * (delta.ndim - 1)) if weight.ndim else True
-    return np.where(rows, delta, 0.0).astype(np.float64).ravel()
+def _dense(parts: Sequence[Array], weight: NDArray[np.float64]) -> DenseChange:
+    held = np.atleast_1d(weight > 0)
+    values = np.hstack([part.astype(np.float64).reshape(len(held), -1) for part in parts])
+    return DenseChange(np.where(held[:, None], values, 0.0), held)
 
 
 @dataclass(frozen=True, slots=True)
 class Distances:
     """Squared distances between the clients of a round, ``(n, n)``, symmetric, 0 on the diagonal.
 
-    Between two clients it is the mean, over the groups that both trained, of ‖D − D'‖² divided by
-    the group's median ‖D‖² over all who trained it.  So a head whose rows are long does not hide
-    what is done to adapters, and clients that share few groups compare with those that share many.
-    Two that share no group count as far apart as the median two that do.  A group that one client
-    alone trained is compared with nothing.
+    Over what both clients trained, every part relative to its own size in the round, so that a head
+    whose rows are long does not hide what is done to adapters, and clients that share little
+    compare with those that share much:
+
+    * a low-rank group: ‖D − D'‖² over the median ‖D‖² of all who trained it;
+    * a dense group: the mean of the same over the rows both hold, each row by itself;
+    * the mean over the low-rank groups and the mean over the dense ones, and of these two the mean.
+      Where clients agree is in the rows of classes they share: were the head one group among
+      dozens, an update turned round would not be told from others.
+
+    Two that share nothing count as far apart as the median two that do.  What one client alone
+    trained is compared with nothing.
     """
 
     squared: Matrix
@@ -112,39 +120,53 @@ class Distances:
     @classmethod
     def between(cls, all_changes: Sequence[Changes]) -> Distances:
         """Of every pair; n²/2 times the cost of a pair, a few (2r, 2r) products per group."""
-        count = len(all_changes)
-        sizes = _sizes(all_changes)
-        sums, shared = np.zeros((count, count)), np.zeros((count, count))
-        for i in range(count):
-            for j in range(i + 1, count):
-                one, other = all_changes[i], all_changes[j]
-                both = [group for group in sizes if group in one and group in other]
-                shared[i, j] = len(both)
-                sums[i, j] = sum(_between(one[g], other[g]) / sizes[g] for g in both)
-        known = np.triu(shared, 1) > 0
-        mean = np.divide(sums, shared, out=np.zeros_like(sums), where=known)
-        mean[np.triu(~known, 1)] = float(np.median(mean[known])) if known.any() else 0.0
-        return cls(mean + mean.T)
+        groups = sorted({group for changes in all_changes for group in changes})
+        found = [[changes.get(group) for changes in all_changes] for group in groups]
+        low_rank = _mean_known([_low_rank_apart(changes) for changes in found], len(all_changes))
+        dense = _mean_known([_rows_apart(changes) for changes in found], len(all_changes))
+        mean = _mean_known([low_rank, dense], len(all_changes))
+        known = mean[~np.isnan(mean)]
+        mean[np.isnan(mean)] = float(np.median(known)) if len(known) else 0.0
+        np.fill_diagonal(mean, 0.0)
+        return cls(mean)
 
 
-def _between(one: Change, other: Change) -> float:
-    if isinstance(one, LowRankChange) and isinstance(other, LowRankChange):
-        return one.squared_distance(other)
-    if isinstance(one, DenseChange) and isinstance(other, DenseChange):
-        return one.squared_distance(other)
-    raise StrategyError(
-        "one client trained a group with LoRA and another as it is; use one rank policy"
-    )
+def _low_rank_apart(changes: Sequence[Change | None]) -> Matrix:
+    """Relative squared distances in a low-rank group, NaN where not both trained it."""
+    apart = np.full((len(changes), len(changes)), np.nan)
+    trained = {i: c for i, c in enumerate(changes) if isinstance(c, LowRankChange)}
+    size = _size([change.squared() for change in trained.values()])
+    for (i, one), (j, other) in combinations(trained.items(), 2) if size > 0 else ():
+        apart[i, j] = apart[j, i] = one.squared_distance(other) / size
+    return apart
 
 
-def _sizes(all_changes: Sequence[Changes]) -> dict[GroupName, float]:
-    """The median ‖D‖² of every group that anyone moved; the mean where most did not move it."""
-    found = dict[GroupName, list[float]]()
-    for changes in all_changes:
-        for group, change in changes.items():
-            found.setdefault(group, []).append(change.squared())
-    sizes = {
-        group: float(np.median(values)) or float(np.mean(values))
-        for group, values in sorted(found.items())
-    }
-    return {group: size for group, size in sizes.items() if size > 0}
+def _rows_apart(changes: Sequence[Change | None]) -> Matrix:
+    """Mean over the rows both hold of relative squared distances, NaN where there is none."""
+    apart = np.full((len(changes), len(changes)), np.nan)
+    trained = {i: c for i, c in enumerate(changes) if isinstance(c, DenseChange)}
+    if not trained:
+        return apart
+    squares = np.stack([np.sum(change.values**2, axis=1) for change in trained.values()])
+    held = np.stack([change.held for change in trained.values()])
+    sizes = np.array([_size(row[by].tolist()) for row, by in zip(squares.T, held.T, strict=True)])
+    for (i, one), (j, other) in combinations(trained.items(), 2):
+        both = one.held & other.held & (sizes > 0)
+        if both.any():
+            moved = np.sum((one.values[both] - other.values[both]) ** 2, axis=1)
+            apart[i, j] = apart[j, i] = float(np.mean(moved / sizes[both]))
+    return apart
+
+
+def _size(squared: Sequence[float]) -> float:
+    """The median, or the mean where most did not move at all; 0 of nothing."""
+    return (float(np.median(squared)) or float(np.mean(squared))) if squared else 0.0
+
+
+def _mean_known(found: Sequence[Matrix], count: int) -> Matrix:
+    """The mean of what is not NaN, entry by entry, ``(count, count)``; NaN where nothing is."""
+    stacked = np.array([*found, np.full((count, count), np.nan)])
+    known = ~np.isnan(stacked)
+    number, total = known.sum(axis=0), np.where(known, stacked, 0.0).sum(axis=0)
+    mean = np.divide(total, number, out=np.full((count, count), np.nan), where=number > 0)
+    return np.asarray(mean)

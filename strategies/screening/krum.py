@@ -19,14 +19,13 @@ class Krum:
 
     ``hostile`` is the share of hostile clients, f = ⌈hostile · n⌉ of the n of a round, n ≥ 2f + 3.
     Distances are between the changes of the model (‖D − D'‖_F, from factors; see ``changes``), over
-    the groups both clients trained, each group relative to its median size.  Scores above
-    ``outlier`` times the median of the n − f best are refused, the rest is left out.  Ties go to
+    what both clients trained, each part relative to its median size.  Scores above ``outlier`` times the median of the n − f best are refused, the rest is left out.  Ties go to
     the smaller id.
 
     One client's update is one client's data: with clients that differ, far worse than
     ``multi-krum``.
     Source: Blanchard et al. 2017, arXiv:1703.02757, §4; departs: distances of products of factors,
-    relative by group; who lies far out is named.
+    relative by group and row; who lies far out is named.
     """
 
     hostile: Annotated[float, Ge(0), Lt(0.5)] = 0.3  # share of the clients of a round

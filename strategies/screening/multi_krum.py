@@ -23,7 +23,7 @@ class MultiKrum:
     refused, which counts as the client's fault.  No weight counts more than ``weight_limit`` times
     the median one.
     Source: Blanchard et al. 2017, arXiv:1703.02757, §4 and §6 (m = n − f); departs: distances of
-    products of factors, relative by group; weights count within a limit.
+    products of factors, relative by group and row; weights count within a limit.
     """
 
     hostile: Annotated[float, Ge(0), Lt(0.5)] = 0.3  # share of the clients of a round

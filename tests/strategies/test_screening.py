@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies.catalog import SCREENERS
-from strategies.errors import StrategyError
 from strategies.lora import keys_of
 from strategies.protocols import Contribution, Outvoting, Screener
 from strategies.screening.central import scores_of
@@ -21,8 +20,6 @@ from strategies.screening.norm_clipping import NormClipping
 from strategies.screening.weights import capped
 from strategies.types import HEAD, LORA_B, ParamKey
 from tests.strategies.aggregation_rounds import (
-    D_IN,
-    D_OUT,
     GROUP,
     OTHER,
     RANK,
@@ -138,13 +135,33 @@ def test_a_row_without_examples_did_not_move_whatever_was_sent():
     assert HEAD not in changes_of(headed(one, values, [0.0, 0.0, 0.0]), {}, SCALE)
 
 
-def test_low_rank_and_dense_training_of_one_group_do_not_compare():
-    state, dense = server(1), ParamKey(GROUP, "weight")
-    other = Contribution(
-        client_id="1", delta={dense: np.ones((D_OUT, D_IN), "f4")}, weight={GROUP: np.array(1.0)}
+def test_heads_compare_over_the_rows_both_hold_and_count_as_much_as_all_adapters_together():
+    """Rows (1, 0), (3, 0) and (2, 0) of class 0, held by all; class 1 by the first two alone."""
+    state, low = server(2, GROUP, OTHER), [client(i, groups=(GROUP, OTHER)) for i in range(3)]
+    rows = [[(1, 0), (0, 2)], [(3, 0), (0, 4)], [(2, 0), (9, 9)]]
+    weights = [(1, 1), (2, 5), (1, 0)]
+    clients = [headed(c, r, w) for c, r, w in zip(low, rows, weights, strict=True)]
+    plain, found = (
+        Distances.between([changes_of(c, state, SCALE) for c in some]).squared
+        for some in (low, clients)
     )
-    with pytest.raises(StrategyError, match="one rank policy"):
-        Distances.between([changes_of(c, state, SCALE) for c in (client(0), other)])
+    # The median ‖row‖² is 4 of class 0 (1, 9, 4) and 10 of class 1 (4, 16).
+    assert found[0, 1] == pytest.approx((plain[0, 1] + (4 / 4 + 4 / 10) / 2) / 2)
+    assert found[0, 2] == pytest.approx((plain[0, 2] + 1 / 4) / 2)
+
+
+def test_an_update_turned_round_is_told_by_the_rows_of_shared_classes():
+    """Adapters as good as orthogonal; rows that agree on what a class looks like."""
+    state = server(4)
+    looks = np.random.default_rng(0).normal(size=(6, 8))
+    clients = []
+    for index in range(10):
+        noise = np.random.default_rng(index + 1).normal(size=looks.shape)
+        held = np.random.default_rng(50 + index).permutation(6) < 4
+        one = headed(client(index), looks + 0.5 * noise, held)
+        clients.append(times(-1, one) if index in (2, 5, 8) else one)
+    found = screen(MultiKrum(), state, clients)
+    assert [f.client_id for f in found.findings if f.action != "kept"] == ["2", "5", "8"]
 
 
 # Krum
