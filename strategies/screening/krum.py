@@ -19,8 +19,9 @@ class Krum:
 
     ``hostile`` is the share of hostile clients, f = ⌈hostile · n⌉ of the n of a round, n ≥ 2f + 3.
     Distances are between the changes of the model (‖D − D'‖_F, from factors; see ``changes``), over
-    what both clients trained, each part relative to its median size.  Scores above ``outlier`` times the median of the n − f best are refused, the rest is left out.  Ties go to
-    the smaller id.
+    what both clients trained, each part relative to its median size.  Scores above ``outlier``
+    times the median of the n − f best are refused, the rest is left out.  Ties go to the smaller
+    id.
 
     One client's update is one client's data: with clients that differ, far worse than
     ``multi-krum``.
