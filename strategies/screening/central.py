@@ -22,12 +22,15 @@ class Central:
     """The clients nearest to their neighbours, of a round in which a share is hostile.
 
     ``hostile`` is that share; ``outlier`` is how many times the median score of the n − f best a
-    score must be to count as the client's fault.
+    score must be to count as the client's fault.  ``memory`` is the weight of the rounds before in
+    what clients are ranked by: their scores relative to each round's median, running means of which
+    are the state, by client.
     """
 
     hostile: float
     outlier: float
     weight_limit: float
+    memory: float
 
     def suffices(self, count: int) -> bool:
         """Blanchard et al.'s condition n ≥ 2f + 3, f = ⌈hostile · n⌉."""
@@ -60,7 +63,8 @@ class Central:
             findings = [Finding(client_id=c.client_id, action="kept") for c in contributions]
         else:
             scores = self._scores(current, contributions, scale, hostile)
-            order = sorted(range(count), key=lambda i: (scores[i], contributions[i].client_id))
+            state = self._remembered(state, contributions, scores)
+            order = sorted(range(count), key=lambda i: _place(state, contributions[i].client_id))
             best = order[: count - hostile]
             limit = self.outlier * float(np.median([scores[i] for i in best]))
             chosen = best[:most]
@@ -76,6 +80,16 @@ class Central:
             notes=notes,
         )
 
+    def _remembered(
+        self, state: State, contributions: Sequence[Contribution], scores: Sequence[float]
+    ) -> State:
+        middle, known = float(np.median(scores)) or 1.0, dict(state)
+        for contribution, score in zip(contributions, scores, strict=True):
+            client, relative = contribution.client_id, np.array(score / middle)
+            before = known.get(client, relative)
+            known[client] = np.asarray(self.memory * before + (1 - self.memory) * relative)
+        return known
+
     def _scores(
         self, current: Tensors, contributions: Sequence[Contribution], scale: float, hostile: int
     ) -> list[float]:
@@ -89,6 +103,10 @@ def scores_of(squared: Matrix, hostile: int) -> Matrix:
     nearest = max(count - hostile - 2, 1)
     others = squared + np.diag(np.full(count, np.inf))
     return np.asarray(np.sort(others, axis=1)[:, :nearest].sum(axis=1))
+
+
+def _place(state: State, client: str) -> tuple[float, str]:
+    return float(state[client]), client
 
 
 def _shortfall(count: int, wanted: int, used: int) -> str:

@@ -23,11 +23,12 @@ class MultiKrum:
     refused, which counts as the client's fault.  No weight counts more than ``weight_limit`` times
     the median one.
     Source: Blanchard et al. 2017, arXiv:1703.02757, §4 and §6 (m = n − f); departs: distances of
-    products of factors, relative by group and row; weights count within a limit.
+    products of factors, relative by group and row; ranks with a memory; weights within a limit.
     """
 
     hostile: Annotated[float, Ge(0), Lt(0.5)] = 0.3  # share of the clients of a round
     outlier: Annotated[float, Gt(1)] = 9.0  # times the median score; 9 is three times as far
+    memory: Annotated[float, Ge(0), Lt(1)] = 0.8  # weight of the rounds before in a client's rank
     weight_limit: Annotated[float, Ge(1)] = 3.0  # times the median weight
 
     def suffices(self, count: int) -> bool:
@@ -46,4 +47,9 @@ class MultiKrum:
 
     @property
     def _central(self) -> Central:
-        return Central(hostile=self.hostile, outlier=self.outlier, weight_limit=self.weight_limit)
+        return Central(
+            hostile=self.hostile,
+            outlier=self.outlier,
+            weight_limit=self.weight_limit,
+            memory=self.memory,
+        )

@@ -164,6 +164,25 @@ def test_an_update_turned_round_is_told_by_the_rows_of_shared_classes():
     assert [f.client_id for f in found.findings if f.action != "kept"] == ["2", "5", "8"]
 
 
+def test_who_stood_out_before_is_kept_out_while_it_hides():
+    """Client 2 lies far off in the first round alone; by hand 0.8 of that is remembered."""
+    state = server(4)
+    clients = [client(i, seed=9) for i in range(7)]
+    first = [times(2.0, c) if c.client_id == "2" else c for c in clients]
+    screener = MultiKrum(hostile=0.1)
+    one = screen(screener, state, first)
+    two = screen(screener, state, clients, one.state)
+    assert [f.client_id for f in two.findings if f.action != "kept"] == ["2"]
+    scores = [[f.numbers["screening_score"] for f in r.findings] for r in (one, two)]
+    relative = [np.array(s) / np.median(s) for s in scores]
+    expected = 0.8 * relative[0][2] + 0.2 * relative[1][2]
+    assert float(two.state["2"]) == pytest.approx(expected)
+    alone = screen(MultiKrum(hostile=0.1, memory=0.0), state, clients, one.state)
+    worst = str(int(np.argmax(scores[1])))
+    assert [f.client_id for f in alone.findings if f.action != "kept"] == [worst]
+    assert worst != "2"
+
+
 # Krum
 
 
