@@ -6,14 +6,14 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from orchestrator.conduct import submit
-from orchestrator.config import load_config
+from orchestrator.config import RunConfig, load_config
 from orchestrator.cores import usable_cores
 from orchestrator.home import Home
 from orchestrator.launch import Simulation
@@ -62,15 +62,27 @@ def data_settings(num_domains: int, folder: Path, order: int = 0) -> list[str]:
     return settings
 
 
-def run_once(name: str, settings: Sequence[str]) -> tuple[dict[str, Any], list[RoundRecord]]:
-    """Simulate one run; its document and its rounds.
+Launch = Callable[[str, RunConfig, Home], RunStatus]
+"""Carries a submitted run to its end."""
+
+
+def simulated(run_id: str, config: RunConfig, home: Home) -> RunStatus:
+    """On Ray, as ``perennial run`` does."""
+    return Simulation.start(run_id, home).watch(lambda: None)
+
+
+def run_once(
+    name: str, settings: Sequence[str], launch: Launch = simulated
+) -> tuple[dict[str, Any], list[RoundRecord]]:
+    """One run; its document and its rounds.
 
     Raises: RuntimeError if the run did not end well.
     """
     home = Home.from_environment()
-    run_id = submit(load_config(_RUN_FILE, [f'name="{name}"', *settings]), home)
+    config = load_config(_RUN_FILE, [f'name="{name}"', *settings])
+    run_id = submit(config, home)
     start = time.monotonic()
-    status = Simulation.start(run_id, home).watch(lambda: None)
+    status = launch(run_id, config, home)
     store = home.store()
     record = store.get_run(run_id)
     if status is not RunStatus.COMPLETED:

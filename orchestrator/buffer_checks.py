@@ -52,7 +52,8 @@ def _aggregation(config: RunConfig) -> Iterator[Fault]:
     elif can.needs_individual_updates:
         expected = (
             "with federation.buffer a weighted sum of updates: this one weighs or cuts each client "
-            "against the factors it was sent, which a late one no longer finds"
+            "against the factors it was sent, which a late one no longer finds, or against the "
+            "others of its round, whatever they were sent"
         )
         yield Fault("strategy.aggregation.name", repr(name), expected, hint)
     elif isinstance(aggregator, Alternating) and (

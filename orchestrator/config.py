@@ -39,6 +39,7 @@ from strategies.catalog import (
     RANK_ALLOCATORS,
     REPLAY_POLICIES,
     REPLAY_ROUNDS,
+    SCREENERS,
     build,
     nearest,
 )
@@ -52,6 +53,7 @@ from strategies.protocols import (
     RankAllocator,
     ReplayPolicy,
     ReplayRounds,
+    Screener,
     Weighing,
 )
 from strategies.recipe import (
@@ -132,6 +134,11 @@ class RunConfig(Section):
     def aggregator(self) -> Aggregator:
         """The configured aggregation."""
         return build(AGGREGATORS, self.strategy.aggregation.as_choice(), key="strategy.aggregation")
+
+    def screener(self) -> Screener | None:
+        """What judges a round's updates before they are aggregated; None if all count."""
+        screening = build(SCREENERS, self.strategy.screening.as_choice(), key="strategy.screening")
+        return screening if isinstance(screening, Screener) else None
 
     def head_solver(self) -> HeadSolver | None:
         """What sets the head from sums; None if it is trained."""

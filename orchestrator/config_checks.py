@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orchestrator.buffer_checks import check_buffer
+from orchestrator.screening_checks import check_screening
 from strategies.catalog import CLIENT_METHODS, GAUGE_BOUND, REMEMBERING, nearest
 from strategies.errors import ConfigError, Fault
 from strategies.protocols import Personalizing, Refining
@@ -22,6 +23,7 @@ def faults_of(config: RunConfig) -> list[Fault]:
         + _check_head(config)
         + _check_memory(config)
         + check_buffer(config)
+        + check_screening(config)
     )
 
 
@@ -31,6 +33,7 @@ def _check_strategies(config: RunConfig) -> list[Fault]:
         config.layer_selector,
         config.rank_allocator,
         config.aggregator,
+        config.screener,
         config.head_solver,
         config.merger,
         config.compressors,

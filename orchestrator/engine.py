@@ -111,7 +111,9 @@ class Engine:
         )
         gate = self._gate(federation, progress.owner)
         release = gate.catch_up(state)
-        fleet = Fleet.of(self.store.rounds(self.run_id)[: state.step_index])
+        fleet = Fleet.of(
+            self.store.rounds(self.run_id)[: state.step_index], self.config.federation.quarantine
+        )
         state = opened(state, self.config, federation)
         roll = Roll(
             run_id=self.run_id,
@@ -203,7 +205,7 @@ class Engine:
         if self.config.links:
             seconds["simulated"] = fleet.lost_seconds + outcome.simulated_seconds
         outcome = self._inspected(publisher, plan, outcome, seconds)
-        record = round_record(plan, outcome, checkpoint, seconds)
+        record = fleet.ward.noted(round_record(plan, outcome, checkpoint, seconds))
         if not self.store.commit_round(self.run_id, record, owner=progress.owner):
             raise RunInterrupted(f"another orchestrator committed step {plan.step_index} first")
         self._keeper.tidy()

@@ -13,6 +13,8 @@ from typing import Final
 
 import numpy as np
 
+from orchestrator.quarantine import Ward
+from orchestrator.sections import Quarantine
 from orchestrator.store.base import ReplyRecord, RoundRecord
 from strategies.types import ClientId, ClientProfile
 
@@ -97,6 +99,7 @@ class Fleet:
     ``now`` is that clock after the last committed step.  ``attempt`` counts how often the coming
     step was begun and got too few replies, which took ``lost_seconds`` of it; a resumed run begins
     such a step with its first attempt.  ``busy`` clients are at work for an earlier step.
+    ``ward`` are those who answered wrongly too often and are not asked for a while.
     ``waits`` are the seconds an exchange of next to no bytes took, the shortest of each client.
     """
 
@@ -107,17 +110,19 @@ class Fleet:
     attempt: int = 0
     lost_seconds: float = 0.0
     busy: frozenset[ClientId] = frozenset()
+    ward: Ward = field(default_factory=Ward)
 
     @classmethod
-    def of(cls, rounds: Iterable[RoundRecord]) -> Fleet:
-        """What ``rounds`` tell."""
-        fleet = cls()
+    def of(cls, rounds: Iterable[RoundRecord], rule: Quarantine | None = None) -> Fleet:
+        """What ``rounds`` tell, by the run's ``rule`` of quarantine."""
+        fleet = cls(ward=Ward(rule=rule))
         for record in rounds:
             fleet.observe(record)
         return fleet
 
     def observe(self, record: RoundRecord) -> None:
         """Fold in one committed step."""
+        self.ward = self.ward.after(record)
         self.now += record.seconds.get("simulated", 0.0)
         self.attempt, self.lost_seconds = 0, 0.0
         for reply in record.replies:

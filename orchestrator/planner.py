@@ -45,6 +45,7 @@ def plan_step(
     """Orders for the state's next step, or None after the last.
 
     ``release`` is the step that scored the last published state, None before the first.
+    Raises: RoundFailedError if quarantine leaves too few clients.
     """
     steps = schedule(config, len(federation.tasks))
     if state.step_index >= len(steps):
@@ -58,6 +59,8 @@ def plan_step(
         step=replace(steps[state.step_index], attempt=fleet.attempt),
         release=release,
     )
+    if at.step.kind != "evaluate":
+        fleet.ward.check(federation, config.federation)
     return _PLANNED[at.step.kind](at)
 
 
@@ -115,6 +118,7 @@ def _probing(at: Situation) -> Plan:
 def _summing(at: Situation) -> Plan:
     """Ask everybody for the sums the head is still missing."""
     asked = heads.questions(at.config, at.federation, at.state, at.step)
+    asked = {client: probe for client, probe in asked.items() if client not in at.fleet.ward.stays}
     clients = tuple(c for c in at.federation.clients if c.client_id in asked)
     view = at.view(clients)
     kept = at.kept(view)

@@ -8,6 +8,7 @@ from orchestrator.schedule import Step
 from strategies.types import Assignment, Holding, RoundView, Tensors
 
 SELECTION, RANK, AGGREGATION, MERGING = "layer-selection", "rank", "aggregation", "merging"
+SCREENING = "screening"
 """Names of what is remembered in a state, by kind of strategy."""
 
 

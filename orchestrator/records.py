@@ -13,7 +13,7 @@ from orchestrator.store.base import EventRecord, RoundRecord
 def round_record(
     plan: Plan, outcome: Outcome, checkpoint: str, seconds: dict[str, float]
 ) -> RoundRecord:
-    """The row of a step, with events: its plan's notes, failures, memory limits passed."""
+    """The row of a step, with events: its plan's notes, failures, screening, memory exceeded."""
     step, now = plan.step, datetime.now(UTC)
     notes = [EventRecord(at=now, kind="planned", message=note) for note in plan.notes]
     failures = [
@@ -25,6 +25,10 @@ def round_record(
         )
         for reply in outcome.replies
         if reply.status == "failed"
+    ]
+    screened = [
+        EventRecord(at=now, kind="screened", message=note, data={"step_index": plan.step_index})
+        for note in outcome.screened
     ]
     above = [
         EventRecord(
@@ -50,5 +54,5 @@ def round_record(
         drift={str(name): moved for name, moved in outcome.drift.items()},
         replies=outcome.replies,
         scores=outcome.scores,
-        events=(*notes, *failures, *above),
+        events=(*notes, *failures, *screened, *above),
     )

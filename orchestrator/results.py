@@ -96,6 +96,7 @@ class ShownClient(TypedDict):
     """A client over the whole run; ``ranks`` are those of the last round it trained in.
 
     ``memory_plan`` says how that round was cut to fit the client's limit, None without one.
+    ``quarantine`` are the faults it is in quarantine for, None where it is not.
     """
 
     client_id: str
@@ -106,6 +107,7 @@ class ShownClient(TypedDict):
     seconds: float | None
     failures: int
     failure_reasons: list[str]
+    quarantine: str | None
     acc: float | None
     forgetting: float | None
     peak_memory_bytes: int

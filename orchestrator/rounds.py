@@ -18,7 +18,8 @@ from orchestrator.heads import HeadSums
 from orchestrator.learning import learnt
 from orchestrator.merging import settled
 from orchestrator.outgoing import Receipts, changes
-from orchestrator.plans import AGGREGATION, Order, Plan
+from orchestrator.plans import AGGREGATION, Plan
+from orchestrator.screening import Answer, Screening
 from orchestrator.store.base import ReplyRecord, ScoreRecord
 from strategies.compression.chain import Chain
 from strategies.errors import RoundFailedError
@@ -42,7 +43,7 @@ class Outcome:
 
     ``aggregation_seconds`` is the time spent here, without waiting for replies;
     ``simulated_seconds`` what the step took on simulated links, 0 on real ones; ``drift`` is as in
-    ``RoundRecord``.
+    ``RoundRecord``; ``screened`` says whose updates did not count, or not in full, and why.
     """
 
     state: GlobalState
@@ -53,6 +54,7 @@ class Outcome:
     aggregation_seconds: float
     simulated_seconds: float = 0.0
     drift: Mapping[GroupName, float] = field(default_factory=dict)
+    screened: tuple[str, ...] = ()
 
 
 class TooFewRepliesError(RoundFailedError):
@@ -74,8 +76,8 @@ def close_step(
 ) -> Outcome:
     """Fold replies, in the order of the plan, into the next state.
 
-    Reads ``replies`` once and keeps no update.  One BLAS thread, so that the sum of bits does not
-    depend on the machine's cores.
+    Reads ``replies`` once and keeps no update, except where they are screened.  One BLAS thread, so
+    that the sum of bits does not depend on the machine's cores.
     Raises: TooFewRepliesError, with every client's reason, below ``min_replies`` usable ones.
     """
     merger = config.merger()
@@ -88,6 +90,7 @@ def close_step(
         receipts=Receipts(dict(state.holdings)),
         sums=HeadSums.of(config, federation, state, plan.step),
         buffered=is_buffered(config, plan),
+        screening=Screening.of(config, state, plan),
     )
     start, step = time.monotonic(), plan.step
     with threadpool_limits(limits=1, user_api="blas"):
@@ -106,7 +109,7 @@ def close_step(
         if ledger.sums:
             after = ledger.sums.solved(after)
         moves = ledger.tally.moves() if ledger.tally else {}
-        after, cut = settled(state, after, plan, moves, config)
+        after, cut = settled(state, ledger.screening.remembered(after), plan, moves, config)
     spent = time.monotonic() - start - ledger.waited_seconds
     changed = {**state.changed, **changes(state.tensors, after.tensors, state.step_index + 1)}
     return Outcome(
@@ -123,6 +126,7 @@ def close_step(
         aggregation_seconds=spent,
         simulated_seconds=ledger.simulated_seconds,
         drift=mean_drift(ledger.observations),
+        screened=tuple(ledger.screening.notes),
     )
 
 
@@ -138,6 +142,7 @@ class _Ledger:
     sums: HeadSums | None
     tally: Tally | None
     buffered: bool
+    screening: Screening
     replies: list[ReplyRecord] = field(default_factory=list)
     scores: list[ScoreRecord] = field(default_factory=list)
     observations: list[Observation] = field(default_factory=list)
@@ -146,6 +151,14 @@ class _Ledger:
     simulated_seconds: float = 0.0
 
     def contributions(self, replies: Iterable[Reply]) -> Iterator[Contribution]:
+        for answer in self.screening.passed(self._answers(replies)):
+            self._book(answer)
+            if answer.contribution:
+                if self.tally:
+                    self.tally.add(answer.contribution)
+                yield answer.contribution
+
+    def _answers(self, replies: Iterable[Reply]) -> Iterator[Answer]:
         stream, orders = iter(replies), iter(self.plan.orders)
         while True:
             start = time.monotonic()
@@ -157,16 +170,15 @@ class _Ledger:
             result = examined(reply.result, order, self.groups, self.chain, self.clients)
             if self.sums:
                 result = self.sums.absorb(result, order.assignment)
-            self._book(order, replace(reply, result=result))
+            contribution = None
             if isinstance(result, Update) and result.delta:
                 contribution = _contribution(result, staleness_of(self.plan, order.assignment))
-                if self.tally:
-                    self.tally.add(contribution)
-                yield contribution
+            reply = replace(reply, result=result)
+            yield Answer(order=order, reply=reply, contribution=contribution)
 
-    def _book(self, order: Order, reply: Reply) -> None:
-        assignment = order.assignment
-        planned_from = predicted(assignment, self.plan)
+    def _book(self, answer: Answer) -> None:
+        order, reply, assignment = answer.order, answer.reply, answer.order.assignment
+        planned_from = {**predicted(assignment, self.plan), **answer.numbers}
         if self.buffered:
             planned_from["staleness"] = float(staleness_of(self.plan, assignment))
         self.replies.append(reply_record(assignment, reply, planned_from))

@@ -37,6 +37,19 @@ class Buffer(Section):
     """Steps that may close while an update is made; of more, it is put on record and not used."""
 
 
+class Quarantine(Section):
+    """Clients that answer wrongly again and again are not asked for a while.
+
+    One in quarantine counts as away: with fewer left than ``federation.min_replies``, or than a
+    ``federation.min_clients`` that the run file gives, the run ends.  It is scored all the same.
+    """
+
+    faults: Positive = 3
+    """Faulty replies, since the start or its last release, after which a client is put there."""
+    rounds: Positive = 10
+    """Training rounds for which it stays."""
+
+
 class Federation(Section):
     """Who takes part in a round, and for how long the server waits."""
 
@@ -57,6 +70,8 @@ class Federation(Section):
     """How long the server itself waits for replies."""
     buffer: Buffer | None = None
     """Asynchronous training; default: every round waits for its cohort."""
+    quarantine: Quarantine | None = None
+    """Rest for clients that answer wrongly; default: everybody is asked again and again."""
     deadline_seconds: PositiveFloat | None = None
     """What a client's download, training and upload may take; plans are made to fit.  On simulated
     links later answers are discarded."""
@@ -135,6 +150,8 @@ class Strategies(Section):
 
     layer_selection: Choice = Choice(name="all")
     rank: Choice = Choice(name="fixed")
+    screening: Choice = Choice(name="none")
+    """Which updates of a round are believed, before they are aggregated."""
     aggregation: Choice = Choice(name="exact")
     head: Choice = Choice(name="trained")
     """What sets the classifier's rows: gradients, or sums over examples."""

@@ -108,19 +108,23 @@ class Situation:
     def cohort(self) -> tuple[tuple[ClientProfile, ...], tuple[str, ...]]:
         """Who trains: drawn evenly from those who hold examples of the tasks, in client order.
 
-        With a buffer, as many as make up a cohort together with those still at work.
+        Nobody in quarantine is among them.  With a buffer, as many as make up a cohort together
+        with those still at work.
         """
         step, clients = self.step, self.federation.clients
         able = [c for c in clients if any(c.num_train[t] for t in self.tasks_of(c.client_id))]
         without = [c.client_id for c in clients if c not in able]
-        able = [c for c in able if c.client_id not in self.fleet.busy]
+        stays = self.fleet.ward.stays
+        resting = ", ".join(c.client_id for c in able if c.client_id in stays)
+        able = [c for c in able if c.client_id not in (*self.fleet.busy, *stays)]
         size, notes = self.config.cohort_size() - len(self.fleet.busy), list[str]()
         if without and step.round_index == 0:
             what = "the task they meet" if step.own else f"task {step.task_index}"
             notes.append(f"no training examples of {what}: {', '.join(without)}")
         if len(able) < size:
+            why = f", in quarantine: {resting}" if resting else ""
             notes.append(
-                f"cohort of {len(able)} instead of {size}: no more clients here hold examples"
+                f"cohort of {len(able)} instead of {size}: no more clients here hold examples{why}"
             )
         rng = rng_for(self.config.seed, "cohort", *step.path)
         drawn = np.sort(rng.permutation(len(able))[:size])

@@ -11,6 +11,7 @@ from typing import Any, Final
 from orchestrator.forgetting import explained
 from orchestrator.memory import in_words
 from orchestrator.metrics import METRICS, AccuracyMatrix, by_client, worst_decile
+from orchestrator.quarantine import Ward
 from orchestrator.releases import described, verdicts
 from orchestrator.results import (
     ComparedResult,
@@ -20,7 +21,7 @@ from orchestrator.results import (
     Listing,
     Show,
 )
-from orchestrator.sections import Requirements
+from orchestrator.sections import Quarantine, Requirements
 from orchestrator.store.base import EventRecord, ReplyRecord, RoundRecord, RunRecord
 from strategies.arrival import Arrivals, arrivals
 from strategies.recipe import StreamRecipe
@@ -56,7 +57,7 @@ def show(
             "code_version": run.code_version,
             "tasks": run.task_names,
             "arrival": _arrival(run),
-            **_scores(rounds, len(run.task_names), _arrivals(run)),
+            **_scores(rounds, len(run.task_names), _arrivals(run), _ward(run, rounds)),
             "bytes_up": _sum(rounds, "bytes_up"),
             "bytes_down": _sum(rounds, "bytes_down"),
             "rounds": [_round(record) for record in rounds],
@@ -170,7 +171,15 @@ def _arrivals(run: RunRecord) -> Arrivals | None:
     return arrivals(recipe, clients, len(run.task_names), run.config["seed"])
 
 
-def _scores(rounds: Sequence[RoundRecord], num_tasks: int, when: Arrivals | None) -> Json:
+def _ward(run: RunRecord, rounds: Sequence[RoundRecord]) -> Ward:
+    """Who is in quarantine after the last step, by the run's own rule."""
+    rule = run.config.get("federation", {}).get("quarantine")
+    return Ward.of(Quarantine.model_validate(rule) if rule else None, rounds)
+
+
+def _scores(
+    rounds: Sequence[RoundRecord], num_tasks: int, when: Arrivals | None, ward: Ward
+) -> Json:
     scores = [score for record in rounds for score in record.scores]
     matrix = AccuracyMatrix.of(scores, num_tasks, when=when)
     own = by_client(scores, num_tasks, when)
@@ -190,7 +199,7 @@ def _scores(rounds: Sequence[RoundRecord], num_tasks: int, when: Arrivals | None
             "worst_decile": -worst_decile([-lost for lost in losses]),
         },
         "forgetting_explained": explained(rounds, num_tasks, when),
-        "clients": _clients(rounds, own),
+        "clients": _clients(rounds, own, ward),
     }
 
 
@@ -257,12 +266,21 @@ def _phases(replies: Iterable[ReplyRecord]) -> dict[str, float]:
     return dict(phases)
 
 
-def _clients(rounds: Sequence[RoundRecord], own: Mapping[str, AccuracyMatrix]) -> list[Json]:
+def _clients(
+    rounds: Sequence[RoundRecord], own: Mapping[str, AccuracyMatrix], ward: Ward
+) -> list[Json]:
     replies = defaultdict[str, list[ReplyRecord]](list)
     for record in rounds:
         for reply in record.replies:
             replies[reply.client_id].append(reply)
-    return [_client(client, replies[client], own.get(client)) for client in sorted(replies)]
+    kept = {str(client): stay.why for client, stay in ward.stays.items()}
+    return [
+        {
+            **_client(client, replies[client], own.get(client)),
+            "quarantine": kept.get(client),
+        }
+        for client in sorted(replies)
+    ]
 
 
 def _client(client_id: str, replies: Sequence[ReplyRecord], own: AccuracyMatrix | None) -> Json:

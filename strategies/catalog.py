@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from strategies.aggregation.coordinate_median import CoordinateMedian
 from strategies.aggregation.exact import Exact
 from strategies.aggregation.fedavg import FedAvg
 from strategies.aggregation.fedex import FedEx
@@ -24,6 +25,7 @@ from strategies.aggregation.flora import Flora
 from strategies.aggregation.hetlora import HetLora
 from strategies.aggregation.partition import Partition
 from strategies.aggregation.rolora import Alternate
+from strategies.aggregation.trimmed_mean import TrimmedMean
 from strategies.compression.cast import BFloat16, Float16
 from strategies.compression.int8 import Int8
 from strategies.compression.topk import TopK
@@ -62,6 +64,7 @@ from strategies.protocols import (
     RankAllocator,
     ReplayPolicy,
     ReplayRounds,
+    Screener,
 )
 from strategies.rank.adalora import AdaLoRA
 from strategies.rank.airllm.policy import AirLLM
@@ -80,6 +83,10 @@ from strategies.replay_rounds.adaptive import Adaptive
 from strategies.replay_rounds.fpf import ForgettingPrioritized
 from strategies.replay_rounds.k_fpf import RepeatedForgettingPrioritized
 from strategies.replay_rounds.none import NoReplayRounds
+from strategies.screening.krum import Krum
+from strategies.screening.multi_krum import MultiKrum
+from strategies.screening.none import NoScreening
+from strategies.screening.norm_clipping import NormClipping
 from strategies.types import StrategyChoice
 
 LAYER_SELECTORS: Final[dict[str, type[LayerSelector]]] = {
@@ -132,6 +139,14 @@ AGGREGATORS: Final[dict[str, type[Aggregator]]] = {
     "fedsa": ShareA,
     "rolora": Alternate,
     "partition": Partition,
+    "trimmed-mean": TrimmedMean,
+    "coordinate-median": CoordinateMedian,
+}
+SCREENERS: Final[dict[str, type[NoScreening] | type[Screener]]] = {
+    "none": NoScreening,
+    "norm-clipping": NormClipping,
+    "krum": Krum,
+    "multi-krum": MultiKrum,
 }
 HEADS: Final[dict[str, type[Trained] | type[HeadSolver]]] = {
     "trained": Trained,
@@ -182,6 +197,7 @@ KINDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "rank": RANK_ALLOCATORS,
     "replay": REPLAY_POLICIES,
     "replay-rounds": REPLAY_ROUNDS,
+    "screening": SCREENERS,
     "aggregation": AGGREGATORS,
     "merging": MERGERS,
     "compression": COMPRESSORS,

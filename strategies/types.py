@@ -415,6 +415,7 @@ class FailureReason(StrEnum):
     MISSING_TENSORS = "missing-tensors"  # it was thought to hold tensors it has lost
     BUSY = "busy"  # its trainer is at work on something else
     NO_ROOM = "no-room"  # its disk cannot hold what it must keep
+    OUTLIER = "outlier"  # so far from all others that screening refused it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from rich.table import Table
 from orchestrator.cli.live import clock, size
 from orchestrator.doctor import Finding
 from orchestrator.report.forgetting import explain
-from orchestrator.results import Show
+from orchestrator.results import Show, ShownClient
 from orchestrator.summary import row_names
 from strategies.catalog import KINDS, parameters_of
 
@@ -95,7 +95,7 @@ def print_run(out: Console, shown: Show) -> None:
             size(client["bytes_up"]),
             size(client["bytes_down"]),
             f"{client['seconds']:.1f}",
-            str(client["failures"]),
+            _failures(client),
         )
     out.print(table)
     for client in shown["clients"]:
@@ -104,6 +104,11 @@ def print_run(out: Console, shown: Show) -> None:
             out.print(escape(line), highlight=False, soft_wrap=True)
     for event in shown["events"]:
         out.print(f"{event['at']}  {event['kind']}: {escape(event['message'])}", highlight=False)
+
+
+def _failures(client: ShownClient) -> str:
+    kept = client["quarantine"]
+    return f"{client['failures']}, in quarantine: {kept}" if kept else str(client["failures"])
 
 
 def _print_withheld(out: Console, shown: Shown) -> None:

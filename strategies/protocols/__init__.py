@@ -8,7 +8,7 @@ Most strategies answer one question.  One that needs more says so by having the 
 ``Initializing`` sets the starting point, ``Personalizing`` leaves parts with the clients,
 ``Alternating`` trains one factor at a time, ``AfterRound`` edits what a round gave,
 ``TaskStart`` starts tasks elsewhere, ``Tallying`` sums up how clients moved, ``Refining`` looks at
-its own model and betters it.
+its own model and betters it, ``Outvoting`` needs a round of some size.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ from strategies.protocols.replaying import (
     RoundPlace,
     Weighing,
 )
+from strategies.protocols.screening import (
+    Finding,
+    Outvoting,
+    Screened,
+    Screener,
+)
 
 __all__ = [
     "Adaptive",
@@ -69,6 +75,7 @@ __all__ = [
     "Contribution",
     "Encoded",
     "ExampleIds",
+    "Finding",
     "HeadShape",
     "HeadSolver",
     "Initializing",
@@ -78,6 +85,7 @@ __all__ = [
     "Merger",
     "Moves",
     "Offer",
+    "Outvoting",
     "Personalizing",
     "Probing",
     "Question",
@@ -89,6 +97,8 @@ __all__ = [
     "ReplayView",
     "Retrieving",
     "RoundPlace",
+    "Screened",
+    "Screener",
     "Tally",
     "Tallying",
     "TaskStart",

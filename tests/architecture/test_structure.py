@@ -93,6 +93,7 @@ _FLAGS = ("yes", "no")
 SECTIONS = {
     "layer-selection": "Layer selection",
     "rank": "Rank",
+    "screening": "Screening",
     "aggregation": "Aggregation",
     "merging": "Merging",
     "compression": "Compression",

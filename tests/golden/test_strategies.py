@@ -17,6 +17,7 @@ from strategies.catalog import (
     RANK_ALLOCATORS,
     REPLAY_POLICIES,
     REPLAY_ROUNDS,
+    SCREENERS,
 )
 from strategies.lora import is_merged
 from strategies.merging.atlas import coefficients_of
@@ -80,6 +81,21 @@ def test_aggregation(name, home, run_here):
     assert any(key.group == HEAD and value.any() for key, value in state.tensors.items())
     shown = show(home.store().get_run(run_id), home.store().rounds(run_id), [])
     assert shown["acc"] > 0.05
+
+
+@pytest.mark.parametrize("name", sorted(SCREENERS))
+def test_screening(name, home, run_here):
+    hostile = {"hostile": 0.2} if "krum" in name else {}  # f = 1 of 5
+    config = tiny_config(strategy__screening={"name": name, **hostile}, federation__clients=5)
+    run_id = run_here(config)
+    store = home.store()
+    replies = [reply for record in training(home, run_id) for reply in record.replies]
+    assert all(("screening_share" in r.metrics) == (name != "none") for r in replies)
+    said = [event for event in store.events(run_id) if event.kind == "screened"]
+    reduced = sum(reply.metrics.get("screening_share", 1.0) < 1 for reply in replies)
+    assert len([e for e in said if "fewer than 2f + 3" not in e.message]) == reduced
+    assert bool(reduced) == (name != "none")
+    assert show(store.get_run(run_id), store.rounds(run_id), [])["acc"] > 0.05
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))
@@ -296,6 +312,8 @@ def test_compression_saves_bytes_and_learns_on(compression, home, run_here):
         {"strategy__merging": {"name": "wise-ft"}},
         {"strategy__merging": {"name": "task-vectors"}},
         {"strategy__merging": {"name": "atlas"}},
+        {"strategy__screening": {"name": "norm-clipping", "past": 3}},
+        {"strategy__aggregation": {"name": "trimmed-mean"}},
         {
             "replay__policy": {"name": "forgetting"},
             "replay__rounds": {"name": "k-fpf", "k": 3, "steps": 2},

@@ -26,6 +26,8 @@ GROUP, OTHER = GroupName("layer.query"), GroupName("layer.value")
 
 # By design these forget components that a client was not sent.
 FADING = ("flexlora", "hetlora")
+# By design every client counts the same to these, whatever it says of its examples.
+UNWEIGHTED = ("trimmed-mean", "coordinate-median")
 
 
 def server(

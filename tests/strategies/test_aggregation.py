@@ -20,6 +20,7 @@ from tests.strategies.aggregation_rounds import (
     GROUP,
     OTHER,
     RANK,
+    UNWEIGHTED,
     allowed,
     client,
     fresh,
@@ -159,7 +160,8 @@ def test_head_rows_move_only_by_those_who_hold_the_class(name):
         weight={HEAD: np.array([3.0, 2.0, 0.0])},
     )
     merged = merge(name, state, [first, second]).tensors[key]
-    np.testing.assert_allclose(merged, [[5.0, 5.0], [6.0, 6.0], [1.0, 1.0]])
+    first_row = 4.0 if name in UNWEIGHTED else 5.0
+    np.testing.assert_allclose(merged, [[first_row] * 2, [6.0, 6.0], [1.0, 1.0]])
 
 
 @every
@@ -172,7 +174,8 @@ def test_dense_tensors_are_averaged_beside_low_rank_ones(name):
         delta = {**low_rank.delta, key: np.full(2, value, np.float32)}
         weights = {**low_rank.weight, HEAD: np.array(weight)}
         clients.append(Contribution(client_id=str(index), delta=delta, weight=weights))
-    np.testing.assert_allclose(merge(name, state, clients).tensors[key], [3.0, 3.0])
+    expected = 2.5 if name in UNWEIGHTED else 3.0
+    np.testing.assert_allclose(merge(name, state, clients).tensors[key], [expected] * 2)
 
 
 @every

@@ -1,0 +1,1 @@
+"""Screening: which contributions of a round are believed.  One file per algorithm."""
