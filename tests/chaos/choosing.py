@@ -48,6 +48,7 @@ def _systematic(
         again = _firsts(golden, points, rng)
         first += [(name, point, again) for point in here if point.name not in done]
         done |= {point.name for point in here}
+    first = [first[int(i)] for i in rng.permutation(len(first))]
     for name, point, again in first:
         count = goldens[name].counts[point.name]
         yield _trial(name, _kill(point, (count + 1) // 2), *islice(again, _AGAIN))
