@@ -91,7 +91,7 @@ class Servicer:
             client_id, message = self._received(requests)
             if (fit := call_for(message)) != call:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"a message for {fit}, not {call}")
-            return self.bench.submit(client_id, message)
+            return self.bench.submit(_named(client_id), message)
         except (FramingError, WireError) as error:
             return context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))  # type: ignore[no-any-return]  # raises
         except BusyError as error:
@@ -101,8 +101,13 @@ class Servicer:
 
     def _received(self, requests: Iterator[Request]) -> tuple[ClientId, bytes]:
         opening = next(requests, Request()).opening
-        if not is_identifier(opening.client_id):
-            raise FramingError(f"client id {opening.client_id!r:.80}, expected such as client-07")
         chunks = (request.chunk for request in requests)
         message = joined(opening.total_bytes, chunks, limit_bytes=self.max_message_bytes)
         return ClientId(opening.client_id), message
+
+
+def _named(client_id: ClientId) -> ClientId:
+    """Raises: FramingError for an id that could be the name of anything but a client."""
+    if not is_identifier(client_id):
+        raise FramingError(f"client id {client_id!r:.80}, expected such as client-07")
+    return client_id

@@ -34,7 +34,7 @@ def parse_url(text: str) -> URL:
     """
     try:
         url = make_url(text)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise StoreError(_no_url(text, "is no SQLAlchemy URL")) from None
     if "@" in (url.host or ""):
         raise StoreError(_no_url(text, "has an @ in its user name or password; write it as %40"))

@@ -70,7 +70,7 @@ class Watched:
         self.seen: list[str] = []
         while process.poll() is None:
             self.seen += [leak for line in command_lines() for leak in leaks(line)]
-            time.sleep(0.2)
+            time.sleep(0.5)
         self.output = process.stdout.read() if process.stdout else b""
         self.code = process.returncode
 

@@ -17,6 +17,7 @@ from strategies.types import ClientId
 from strategies.wire import encode_recipe
 from tests.clients.trainers import WAIT_SECONDS, Scripted, an_assignment
 from tests.conftest import REPOSITORY
+from tests.fuzz.mutation import closed, opened
 
 ONE = ClientId("client-0")
 
@@ -151,3 +152,19 @@ def test_the_generated_code_is_what_the_interface_gives(tmp_path):
     assert len(made) == 3
     for path in made:
         assert path.read_bytes() == (REPOSITORY / "clients" / "proto" / path.name).read_bytes()
+
+
+def test_a_run_id_that_is_no_text_ends_no_worker():
+    """It once ended the bench's thread, and with it every later answer."""
+    timed = Timed()
+    timed.trainer.gate.set()
+    table, header, tensors = opened(an_assignment())
+    for run_id in ([], {"a": 1}, 7, "a\nb", None):
+        header["body"]["run_id"] = run_id
+        job = timed.bench.submit(ClientId("client-0"), closed(table, header, tensors))
+        list(timed.bench.follow(job, lambda: True))
+        assert job.error
+        timed.bench.leave(job)
+    assert timed.bench.status().runs_served == 0
+    timed.answer(an_assignment())
+    assert timed.bench.status().runs_served == 1

@@ -109,4 +109,7 @@ def whole(value: object, low: float, high: float) -> bool:
 
 
 def real(value: object, low: float, high: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+    """A number that a float holds without rounding."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        return False
+    return isinstance(value, float) or (abs(value) < 10**300 and int(float(value)) == value)

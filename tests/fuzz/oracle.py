@@ -238,8 +238,8 @@ def _scores(found: Any, case: Case, client: ClientProfile) -> None:
         need(compared == 0 or plan.release is not None, "flips")
         loss = score["loss_sum"]
         need(isinstance(loss, int | float) and not isinstance(loss, bool), "loss")
-        need(isinstance(loss, float) or abs(loss) < 1e308, "loss")
-        need(math.isnan(loss) or loss >= 0, "loss")
+        need(isinstance(loss, float) or abs(loss) < 10**300, "loss")
+        need(math.isnan(loss) or loss == math.inf or real(loss, 0, math.inf), "loss")
     need(len(seen) == len(set(seen)), "score twice")
 
 
