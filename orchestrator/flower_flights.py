@@ -11,7 +11,7 @@ from flwr.app import MessageType
 
 from orchestrator.buffer import Pair
 from orchestrator.flower_nodes import Nodes
-from orchestrator.flower_post import Post
+from orchestrator.flower_post import Node, Post
 from orchestrator.plans import Order
 from orchestrator.spool import Refusal
 from orchestrator.transport import OnWait, failure, late, to_reply
@@ -28,7 +28,7 @@ class Flight:
     """An order under way, since a monotonic second."""
 
     order: Order
-    node: int
+    node: Node
     num_bytes: int
     since: float
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from flwr.app import MessageType
 
 from orchestrator.attendance import Changes
-from orchestrator.flower_post import Post
+from orchestrator.flower_post import Node, Post
 from orchestrator.spool import Refusal
 from strategies.errors import PerennialError
 from strategies.types import ClientId, ClientProfile
@@ -18,17 +18,17 @@ from strategies.wire import decode_profile
 class Nodes:
     """Asks every new node who it is and forgets those that are gone.
 
-    A client that returns does so on a node with another id, often before Flower has noticed that
-    the old one is gone: the node that introduced itself last is the client's.
+    A client that returns is on another node, often before Flower has noticed that the old one is
+    gone: the node that introduced itself last is the client's.
     """
 
     post: Post
     request: bytes = b""
     patience_seconds: float = 600.0  # in which a new node must say who it is
-    homes: dict[ClientId, int] = field(default_factory=dict)
-    connected: frozenset[int] = frozenset()
-    _asked: dict[str, int] = field(default_factory=dict)  # letter → node
-    _known: set[int] = field(default_factory=set)  # nodes that were asked, since they connected
+    homes: dict[ClientId, Node] = field(default_factory=dict)
+    connected: frozenset[Node] = frozenset()
+    _asked: dict[str, Node] = field(default_factory=dict)  # by letter
+    _known: set[Node] = field(default_factory=set)  # nodes that were asked, since they connected
     _left: list[ClientId] = field(default_factory=list)
     _joined: dict[ClientId, ClientProfile] = field(default_factory=dict)
     _faults: list[str] = field(default_factory=list)
@@ -40,8 +40,10 @@ class Nodes:
 
     def look(self) -> None:
         """Look once at who is there, without waiting for anybody."""
-        self.connected = frozenset(self.post.grid.get_node_ids())
+        self.connected = self.post.nodes()
         self._known &= self.connected
+        numbers = {node.number for node in self.connected - self._known}
+        self._asked = {i: n for i, n in self._asked.items() if n.number not in numbers}
         for client, node in sorted(self.homes.items()):
             if node not in self.connected:
                 del self.homes[client]
@@ -65,7 +67,7 @@ class Nodes:
         self._left, self._joined, self._faults = [], {}, []
         return found
 
-    def _introduced(self, node: int, answer: bytes | Refusal) -> None:
+    def _introduced(self, node: Node, answer: bytes | Refusal) -> None:
         if isinstance(answer, Refusal):
             self._faults.append(answer.detail)
             return

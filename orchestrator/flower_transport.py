@@ -17,7 +17,7 @@ from orchestrator.buffer import Pair
 from orchestrator.federation import Federation, agree
 from orchestrator.flower_flights import LIFETIME, POLL_SECONDS, Flights, gone, reply_of
 from orchestrator.flower_nodes import Nodes
-from orchestrator.flower_post import Post
+from orchestrator.flower_post import Node, Post
 from orchestrator.plans import Order
 from orchestrator.spool import Refusal, Spool
 from orchestrator.transport import OnWait, late
@@ -28,7 +28,7 @@ from strategies.wire import decode_profile, encode_assignment, encode_recipe
 # So many clients are asked for the base values before giving up.
 _ASKED_FOR_VALUES: Final = 3
 
-_Sent = dict[str, tuple[ClientId, int]]
+_Sent = dict[str, tuple[ClientId, Node]]
 """Letters with the client each is for and the node it went to."""
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import httpx
 import pytest
 from flwr.common.constant import ErrorCode
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ from orchestrator.federation import initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.flower_transport import FlowerTransport
 from orchestrator.planner import plan_step
-from strategies.errors import TransportError
+from strategies.errors import RunInterrupted, TransportError
 from strategies.types import ClientFailure, ClientId, FailureReason, Update, client_ids
 from strategies.wire import encode_profile
 from tests.orchestrator.builders import a_config, a_federation
@@ -133,6 +135,39 @@ def test_who_vanishes_in_the_middle_of_a_round_fails_before_the_deadline(nodes_a
     assert isinstance(second[1].result, Update) is not left
     # What it had been doing there came in after all, and nobody took it for the new order's.
     assert [x.kind for x in transport.late_replies()] == ["late"]
+
+
+def test_a_node_that_was_killed_and_is_back_under_its_id_has_lost_its_order():
+    grid = a_grid(client_1="hold")
+    transport = connected(grid)
+
+    def comes_back(replies: int) -> None:
+        if replies:
+            grid.since[101] = "later"
+
+    failed = exchanged(transport, on_wait=comes_back)[1].result
+    assert isinstance(failed, ClientFailure)
+    assert failed.reason is FailureReason.UNREACHABLE
+    changes = look(transport, at_least=3)
+    assert changes.left == (CLIENTS[1],)
+    assert [p.client_id for p in changes.joined] == [CLIENTS[1]]
+
+
+@pytest.mark.parametrize(
+    "lost", [httpx.ConnectError("[SSL] EOF"), httpx.ReadTimeout(""), RunNotRunningException()]
+)
+def test_a_lost_superlink_interrupts_the_run(lost):
+    transport = connected(a_grid(client_1="hold"))
+
+    def pull(_):
+        raise lost
+
+    transport.grid.pull_messages = pull
+    with pytest.raises(RunInterrupted, match="its SuperLink"):
+        exchanged(transport)
+    transport.grid.lost = lost
+    with pytest.raises(RunInterrupted, match="its SuperLink"):
+        look(transport)
 
 
 @pytest.mark.parametrize(
