@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -45,12 +46,19 @@ def main(grid: Grid, context: Context) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """A signal to end interrupts the run, which can be resumed; Flower's handler would fail it."""
+    """A signal to end interrupts the run, which can be resumed; Flower's handler would fail it.
+
+    Flower raises SIGINT by itself where the SuperLink is gone.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    parent = os.getppid()
+
     def interrupt(number: int, _frame: FrameType | None) -> None:
+        if os.getppid() != parent:
+            raise RunInterrupted("its SuperLink is gone")
         raise RunInterrupted(f"its server was told to end ({signal.Signals(number).name})")
 
     signals = (signal.SIGTERM, signal.SIGINT)

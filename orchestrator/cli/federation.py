@@ -97,7 +97,8 @@ def server(
     a safe point and end everything.
     """
     from orchestrator.deployment.certificates import CertificateFolder
-    from orchestrator.deployment.server import Server, ServerSettings, require_certificates
+    from orchestrator.deployment.server import Server
+    from orchestrator.deployment.server_settings import ServerSettings, require_certificates
 
     folder = CertificateFolder(certs.absolute()) if certs else None
     if insecure == bool(folder):
@@ -116,12 +117,10 @@ def server(
     if insecure:
         out.print("[bold yellow]WARNING[/] --insecure: no encryption, and any node may take part")
     with _stop_requests() as stop:
-        running = Server.start(settings, say)
+        running = Server.prepare(settings, say)
+        how = _how_to_submit(settings.address, settings.local)
         try:
-            running.wait_until_ready(stop.is_set)
-            if not stop.is_set():
-                say(_how_to_submit(settings.address, settings.local))
-            running.serve(stop.is_set)
+            running.serve(stop.is_set, on_ready=lambda: say(how))
         finally:
             say("stopping")
             running.stop()
