@@ -142,13 +142,26 @@ class Remote:
     def _outcome(self, flower: FlowerStatus) -> RunStatus:
         if not (self.run_id and self.store):
             return _by_flower(flower, self.console)
-        status = self.store.get_run(self.run_id).status
+        status = self._released(self.run_id, self.store)
         if status not in _ALIVE:
             return status
         reason = f"its ServerApp is gone: {flower.details or flower.ended}"
         return self.store.transition(
             self.run_id, RunStatus.INTERRUPTED, expected=_ALIVE, reason=reason
         ).status
+
+    def _released(self, run_id: str, store: RunStore) -> RunStatus:
+        """The run's status once it has ended or nobody holds its lease.
+
+        A ServerApp that is gone for Flower may still be about to say so itself, and only a run
+        without a lease can be resumed.
+        """
+        while True:
+            record = store.get_run(run_id)
+            expires = record.lease_expires_at
+            if record.status not in _ALIVE or expires is None or expires < datetime.now(UTC):
+                return record.status
+            time.sleep(_LOOK_SECONDS)
 
 
 def _by_flower(flower: FlowerStatus, console: Console) -> RunStatus:
