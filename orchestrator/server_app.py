@@ -54,14 +54,15 @@ def _interruptible() -> Iterator[None]:
         yield
         return
 
-    parent = os.getppid()
+    parent, signals = os.getppid(), (signal.SIGTERM, signal.SIGINT)
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
+        for each in signals:  # it is on its way: a second one would break that off
+            signal.signal(each, signal.SIG_IGN)
         if os.getppid() != parent:
             raise RunInterrupted("its SuperLink is gone")
         raise RunInterrupted(f"its server was told to end ({signal.Signals(number).name})")
 
-    signals = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield

@@ -12,7 +12,7 @@ import psutil
 
 from orchestrator.deployment.control import Control
 from orchestrator.deployment.guard import Say
-from orchestrator.deployment.processes import Running, descendants, end_all
+from orchestrator.deployment.processes import Children, Running, descendants, end_all
 from orchestrator.deployment.registry import Registry
 from orchestrator.deployment.server_settings import ServerSettings, last_words, program_of
 from orchestrator.deployment.supervisor import Supervised
@@ -45,9 +45,18 @@ class Server:
 
     @classmethod
     def prepare(cls, settings: ServerSettings, say: Say) -> Server:
-        """Nothing is started yet; ``say`` hears who was refused, and what died."""
-        program = program_of(settings, say)
+        """Nothing is started yet, and one left behind by a crash is ended.
+
+        ``say`` hears who was refused, and what died.
+        """
+        program, children = program_of(settings, say), Children(settings.folder / "children")
+        children.end_left_behind(_INTERRUPT_SECONDS)  # of a `perennial server` that was killed
         server: Server
+
+        def start() -> Running:
+            running = Running.start(program)
+            children.note(running)
+            return running
 
         def verdict(code: int, lines: Sequence[str]) -> str | None:
             return None if server._ever_ready else last_words(code, lines, program.log_path)
@@ -57,7 +66,7 @@ class Server:
             say=say,
             superlink=Supervised(
                 name="the SuperLink",
-                start=lambda: Running.start(program),
+                start=start,
                 is_ready=lambda: server._ready,
                 verdict=verdict,
             ),

@@ -142,6 +142,13 @@ def test_a_signal_interrupts_a_serverapps_run_and_is_given_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_second_signal_does_not_break_off_what_the_first_began():
+    with _interruptible():
+        with pytest.raises(RunInterrupted):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+
+
 def test_a_run_of_a_federation_is_not_continued_by_simulated_clients(home):
     from orchestrator.cli.app import _require_simulated
     from strategies.errors import ConfigError
