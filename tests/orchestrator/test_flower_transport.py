@@ -20,7 +20,7 @@ from orchestrator.flower_transport import FlowerTransport
 from orchestrator.planner import plan_step
 from strategies.errors import RunInterrupted, TransportError
 from strategies.types import ClientFailure, ClientId, FailureReason, Update, client_ids
-from strategies.wire import encode_profile
+from strategies.wire import encode_profile, encode_result
 from tests.orchestrator.builders import a_config, a_federation
 from tests.orchestrator.fake_grid import FakeGrid
 
@@ -82,6 +82,25 @@ def test_a_run_starts_when_enough_clients_are_there_and_the_others_join_later():
     assert [p.client_id for p in look(transport).joined] == [CLIENTS[1]]
     assert look(transport).joined == ()
     assert all(isinstance(r.result, Update) for r in exchanged(transport))
+
+
+def test_a_client_that_is_at_work_still_is_asked_again_until_it_is_free(monkeypatch):
+    monkeypatch.setattr("orchestrator.flower_nodes.AGAIN_SECONDS", 0.1)
+    busy = ClientFailure(
+        assignment_id="", client_id=CLIENTS[1], reason=FailureReason.BUSY, detail="at work"
+    )
+    grid, waits = a_grid(), list[int]()
+    grid.profiles[CLIENTS[1]] = encode_result(busy)
+
+    def becomes_free(there: int) -> None:
+        waits.append(there)
+        if len(waits) == 4:
+            del grid.profiles[CLIENTS[1]]
+
+    transport = FlowerTransport(grid, 3)
+    found = transport.federation("{}", timeout_seconds=LONG, on_wait=becomes_free)
+    assert [c.client_id for c in found.clients] == list(CLIENTS)
+    assert set(waits) == {2}
 
 
 def test_too_few_clients_at_the_deadline_are_counted():
