@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +16,7 @@ from strategies.errors import PerennialError, WireError
 from strategies.types import ClientFailure, ClientId, ClientProfile, FailureReason
 from strategies.wire import decode_profile, decode_result, kind_of
 
+_ATTEMPTS: Final = 3
 AGAIN_SECONDS: Final = 10.0  # until a busy client is asked again, for which Flower starts a process
 
 
@@ -24,7 +26,7 @@ class Nodes:
 
     A client that returns is on another node, often before Flower has noticed that the old one is
     gone: the node that introduced itself last is the client's.  One that is at work still, for a
-    run that was interrupted, say, is asked again.
+    run that was interrupted, say, is asked again; so is one whose ClientApp died, three times.
     """
 
     post: Post
@@ -35,6 +37,7 @@ class Nodes:
     _asked: dict[str, Node] = field(default_factory=dict)  # by letter
     _known: set[Node] = field(default_factory=set)  # nodes that were asked, since they connected
     _busy: dict[Node, float] = field(default_factory=dict)  # asked again at a monotonic second
+    _died: Counter[Node] = field(default_factory=Counter)  # ClientApps before one has answered
     _left: list[ClientId] = field(default_factory=list)
     _joined: dict[ClientId, ClientProfile] = field(default_factory=dict)
     _faults: list[str] = field(default_factory=list)
@@ -77,11 +80,14 @@ class Nodes:
 
     def _introduced(self, node: Node, answer: bytes | Refusal) -> None:
         if isinstance(answer, Refusal):
-            self._faults.append(answer.detail)
+            self._died[node] += 1
+            if self._died[node] < _ATTEMPTS:
+                self._ask_again(node)
+            else:
+                self._faults.append(answer.detail)
             return
         if _is_busy(answer):
-            self._known.discard(node)
-            self._busy[node] = time.monotonic() + AGAIN_SECONDS
+            self._ask_again(node)
             return
         try:
             profile, _ = decode_profile(answer)
@@ -90,6 +96,11 @@ class Nodes:
             return
         self.homes[profile.client_id] = node
         self._joined[profile.client_id] = profile
+        del self._died[node]
+
+    def _ask_again(self, node: Node) -> None:
+        self._known.discard(node)
+        self._busy[node] = time.monotonic() + AGAIN_SECONDS
 
 
 def _is_busy(answer: bytes) -> bool:

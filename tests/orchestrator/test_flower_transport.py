@@ -22,7 +22,7 @@ from strategies.errors import RunInterrupted, TransportError
 from strategies.types import ClientFailure, ClientId, FailureReason, Update, client_ids
 from strategies.wire import encode_profile, encode_result
 from tests.orchestrator.builders import a_config, a_federation
-from tests.orchestrator.fake_grid import FakeGrid
+from tests.orchestrator.fake_grid import FakeGrid, _error
 
 CONFIG, FEDERATION = a_config(), a_federation()
 CLIENTS = client_ids(3)
@@ -101,6 +101,29 @@ def test_a_client_that_is_at_work_still_is_asked_again_until_it_is_free(monkeypa
     found = transport.federation("{}", timeout_seconds=LONG, on_wait=becomes_free)
     assert [c.client_id for c in found.clients] == list(CLIENTS)
     assert set(waits) == {2}
+
+
+@pytest.mark.parametrize(("deaths", "there"), [(2, 3), (3, 2)])
+def test_a_client_whose_clientapp_dies_is_asked_three_times(monkeypatch, deaths, there):
+    monkeypatch.setattr("orchestrator.flower_nodes.AGAIN_SECONDS", 0.1)
+    grid, asked = a_grid(), list[int]()
+    push = grid.push_messages
+
+    def kills(messages):
+        (message,) = messages
+        (letter,) = push([message])
+        if message.metadata.dst_node_id == 101:
+            asked.append(101)
+            if len(asked) <= deaths:
+                grid.outbox[-1] = _error(letter, ErrorCode.CLIENT_APP_CRASHED)
+        return [letter]
+
+    grid.push_messages = kills
+    transport = FlowerTransport(grid, 3, 2)
+    transport.federation("{}", timeout_seconds=LONG, on_wait=quiet)
+    look(transport, at_least=3)
+    assert len(asked) == 3
+    assert len(transport._nodes.homes) == there
 
 
 def test_too_few_clients_at_the_deadline_are_counted():
