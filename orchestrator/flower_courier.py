@@ -9,7 +9,7 @@ from typing import Final
 from flwr.app import MessageType
 
 from orchestrator.flower_nodes import Nodes
-from orchestrator.flower_post import Post
+from orchestrator.flower_post import Node, Post
 from orchestrator.plans import Order
 from orchestrator.spool import Refusal
 from strategies.types import ClientId, FailureReason
@@ -30,7 +30,7 @@ HAS_LEFT: Final = Refusal(
 class Handed:
     """An order handed over at a monotonic second: letter and node, or None if nobody was there."""
 
-    letter: tuple[str, int] | None
+    letter: tuple[str, Node] | None
     num_bytes: int
     at: float
 
@@ -52,7 +52,7 @@ class Courier:
             letter = (name, node) if name is not None else None
         return Handed(letter=letter, num_bytes=len(message), at=at)
 
-    def has_left(self, client: ClientId, node: int) -> bool:
+    def has_left(self, client: ClientId, node: Node) -> bool:
         """Whether ``client`` does not live on ``node`` any more."""
         return self.nodes.homes.get(client) != node
 

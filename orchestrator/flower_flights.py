@@ -10,7 +10,7 @@ from typing import Final
 from orchestrator.buffer import Pair
 from orchestrator.flower_courier import HAS_LEFT, WAS_GONE, Courier, Lookout
 from orchestrator.flower_nodes import Nodes
-from orchestrator.flower_post import Post
+from orchestrator.flower_post import Node, Post
 from orchestrator.plans import Order
 from orchestrator.spool import Refusal
 from orchestrator.transport import OnWait, failure, late, to_reply
@@ -24,7 +24,7 @@ class Flight:
     """An order under way, since a monotonic second."""
 
     order: Order
-    node: int
+    node: Node
     num_bytes: int
     since: float
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
+import httpx
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
+from flwr.supercore.run import RunNotRunningException
 
 from orchestrator.attendance import LateReply
 from orchestrator.spool import Refusal
-from strategies.errors import WireError
+from strategies.errors import RunInterrupted, WireError
 from strategies.limits import readable
 from strategies.types import Assignment, FailureReason
 from strategies.wire import from_record, to_record
@@ -24,6 +27,17 @@ _REASONS: Final = {
     ErrorCode.NODE_UNAVAILABLE: FailureReason.UNREACHABLE,
     ErrorCode.REPLY_MESSAGE_UNAVAILABLE: FailureReason.DEADLINE,
 }
+
+
+class Node(NamedTuple):
+    """A SuperNode as it is connected since some time of the SuperLink's.
+
+    One with a key that was killed comes back under its number, and what it was told is lost: it is
+    another node.
+    """
+
+    number: int
+    since: str
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,9 +62,14 @@ class Post:
     _letters: dict[str, _Letter] = field(default_factory=dict)
     _late: list[LateReply] = field(default_factory=list)
 
+    def nodes(self) -> frozenset[Node]:
+        """The nodes that are connected."""
+        with _superlink():
+            return frozenset(Node(x.node_id, x.last_activated_at) for x in self.grid.get_nodes())
+
     def send(
         self,
-        node: int,
+        node: Node,
         message: bytes,
         kind: str,
         lifetime_seconds: float,
@@ -58,8 +77,9 @@ class Post:
     ) -> str | None:
         """Send to one node; the letter's id, None if Flower does not know the node any more."""
         lifetime = max(lifetime_seconds, 1.0)
-        outgoing = Message(to_record(message), node, kind, ttl=lifetime)
-        pushed = list(self.grid.push_messages([outgoing]))
+        outgoing = Message(to_record(message), node.number, kind, ttl=lifetime)
+        with _superlink():
+            pushed = list(self.grid.push_messages([outgoing]))
         if not pushed or not pushed[0]:
             return None
         until = time.monotonic() + lifetime
@@ -70,7 +90,9 @@ class Post:
         """What has come in for the letters ``expected``; asks once, for late answers as well."""
         closed = {i for i, x in self._letters.items() if x.closed_at is not None and not x.answered}
         asked = {*expected, *closed}
-        for message in self.grid.pull_messages(asked) if asked else ():
+        with _superlink():
+            messages = list(self.grid.pull_messages(asked)) if asked else []
+        for message in messages:
             name = message.metadata.reply_to_message_id
             letter, content = self._letters.get(name), _content(message)
             if letter is None or (letter.is_open and name not in expected):
@@ -112,6 +134,20 @@ class Post:
                 bytes_up=len(content),
             )
         )
+
+
+@contextmanager
+def _superlink() -> Iterator[None]:
+    """A SuperLink that is lost, or has stopped the run, interrupts it: it can be resumed.
+
+    Flower tries again by itself where only a connection is lost.
+    """
+    try:
+        yield
+    except RunNotRunningException:
+        raise RunInterrupted("its SuperLink has stopped it") from None
+    except httpx.HTTPError as error:
+        raise RunInterrupted(f"its SuperLink is lost: {error or type(error).__name__}") from None
 
 
 def _content(message: Message) -> bytes | Refusal:

@@ -18,7 +18,7 @@ from orchestrator.federation import Federation, agree
 from orchestrator.flower_courier import HAS_LEFT, WAS_GONE, Courier, Lookout
 from orchestrator.flower_flights import POLL_SECONDS, Flights, reply_of
 from orchestrator.flower_nodes import Nodes
-from orchestrator.flower_post import Post
+from orchestrator.flower_post import Node, Post
 from orchestrator.plans import Order
 from orchestrator.spool import Refusal, Spool
 from orchestrator.transport import OnWait, late
@@ -29,7 +29,7 @@ from strategies.wire import decode_profile, encode_recipe
 # So many clients are asked for the base values before giving up.
 _ASKED_FOR_VALUES: Final = 3
 
-_Sent = dict[str, tuple[ClientId, int]]
+_Sent = dict[str, tuple[ClientId, Node]]
 """Letters with the client each is for and the node it went to."""
 
 

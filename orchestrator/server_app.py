@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -46,12 +47,21 @@ def main(grid: Grid, context: Context) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """A signal to end interrupts the run, which can be resumed; Flower's handler would fail it."""
+    """A signal to end interrupts the run, which can be resumed; Flower's handler would fail it.
+
+    Flower raises SIGINT by itself where the SuperLink is gone.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    parent, signals = os.getppid(), (signal.SIGTERM, signal.SIGINT)
+
     def interrupt(number: int, _frame: FrameType | None) -> None:
+        for each in signals:  # it is on its way: a second one would break that off
+            signal.signal(each, signal.SIG_IGN)
+        if os.getppid() != parent:
+            raise RunInterrupted("its SuperLink is gone")
         raise RunInterrupted(f"its server was told to end ({signal.Signals(number).name})")
 
     with handling(interrupt):

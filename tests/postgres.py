@@ -91,6 +91,23 @@ class Server:
         """Crash: the next start recovers from the log."""
         self._end("QUIT")
 
+    def crash(self) -> int:
+        """SIGKILL to the postmaster, which leaves its lock file and its children; its pid."""
+        number = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        self._end("KILL")
+        return number
+
+    def start_again(self, seconds: float = 60.0) -> None:
+        """``start``, once the children of a crashed server are gone."""
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return self.start()
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
     def remove(self) -> None:
         """Stop, and leave nothing behind."""
         self.kill()

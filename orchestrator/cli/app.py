@@ -157,7 +157,7 @@ def _control(to: Connection) -> Iterator[Control]:
 
 
 def _follow(remote: RemoteRun, run_id: str | None, restarts: int) -> None:
-    from orchestrator.deployment.server import superlink_folder
+    from orchestrator.deployment.server_settings import superlink_folder
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     ending = remote.carried(run_id, restarts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -26,6 +26,7 @@ from strategies.types import client_ids
 if TYPE_CHECKING:
     from orchestrator.deployment.client import ClientOptions
     from orchestrator.deployment.control import Connection
+    from orchestrator.deployment.server_settings import ServerSettings
 
 _LOOK_SECONDS: Final = 0.2
 
@@ -96,8 +97,28 @@ def server(
     operator.token is needed. Who was refused is printed and logged. SIGTERM and Ctrl-C stop runs at
     a safe point and end everything.
     """
+    address, out = Address(host=host, port=port), console()
+    settings = _server_settings(certs, address, insecure=insecure)
+
+    if insecure:
+        out.print("[bold yellow]WARNING[/] --insecure: no encryption, and any node may take part")
+    settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = FileLock(settings.folder / "server.lock", timeout=0)
+    try:
+        with lock:
+            _keep_serving(settings, saying(out))
+    except Timeout:
+        found = f"{port}, in use by another `perennial server`"
+        raise ConfigError("server", [Fault("--port", found, "a port of its own")]) from None
+
+
+def _server_settings(certs: Path | None, address: Address, *, insecure: bool) -> ServerSettings:
+    """What ``perennial server`` was told, with its run database there.
+
+    Raises: ConfigError.
+    """
     from orchestrator.deployment.certificates import CertificateFolder
-    from orchestrator.deployment.server import Server, ServerSettings, require_certificates
+    from orchestrator.deployment.server_settings import ServerSettings, require_certificates
 
     folder = CertificateFolder(certs.absolute()) if certs else None
     if insecure == bool(folder):
@@ -106,20 +127,19 @@ def server(
         raise ConfigError("server", [Fault("--certs, --insecure", found, "--certs FOLDER", hint)])
     if folder:
         require_certificates(folder)
-    home, out = Home.from_environment(), console()
+    home = Home.from_environment()
     home.store()
-    settings = ServerSettings(address=Address(host=host, port=port), certificates=folder, home=home)
+    return ServerSettings(address=address, certificates=folder, home=home)
 
-    say = saying(out)
-    if insecure:
-        out.print("[bold yellow]WARNING[/] --insecure: no encryption, and any node may take part")
+
+def _keep_serving(settings: ServerSettings, say: Callable[[str], None]) -> None:
+    from orchestrator.deployment.server import Server
+
     with _stop_requests() as stop:
-        running = Server.start(settings, say)
+        running = Server.prepare(settings, say)
+        how = _how_to_submit(settings.address, settings.local)
         try:
-            running.wait_until_ready(stop.is_set)
-            if not stop.is_set():
-                say(_how_to_submit(settings.address, settings.local))
-            running.serve(stop.is_set)
+            running.serve(stop.is_set, on_ready=lambda: say(how))
         finally:
             say("stopping")
             running.stop()

@@ -141,8 +141,24 @@ class Remote:
     def _outcome(self, flower: FlowerStatus) -> RunStatus:
         if not (self.run_id and self.store):
             return _by_flower(flower, self.console)
+        status = self._released(self.run_id, self.store)
+        if status not in ALIVE:
+            return status
         reason = f"its ServerApp is gone: {flower.details or flower.ended}"
         return settled(self.run_id, self.store, reason)
+
+    def _released(self, run_id: str, store: RunStore) -> RunStatus:
+        """The run's status once it has ended or nobody holds its lease.
+
+        A ServerApp that is gone for Flower may still be about to say so itself, and only a run
+        without a lease can be resumed.
+        """
+        while True:
+            record = store.get_run(run_id)
+            expires = record.lease_expires_at
+            if record.status not in ALIVE or expires is None or expires < datetime.now(UTC):
+                return record.status
+            time.sleep(_LOOK_SECONDS)
 
 
 def _flowers(status: str, *, ended: str = "", details: str = "") -> FlowerStatus:

@@ -17,7 +17,7 @@ from orchestrator.cores import usable_cores
 from orchestrator.deployment.flower import Address, a_free_port, flower_environment
 from orchestrator.deployment.probe import probe
 from orchestrator.deployment.processes import Children, Program, Running
-from orchestrator.deployment.reading import NodeSigns, refusal, trainer_refusal
+from orchestrator.deployment.reading import NodeSigns, refusal, still_connected, trainer_refusal
 from orchestrator.deployment.supervisor import Supervised
 from strategies.types import ClientId, client_ids
 
@@ -118,6 +118,7 @@ class Client:
                 start=start_supernode,
                 is_ready=lambda: signs.connected,
                 verdict=reason,
+                passing=lambda lines: still_connected(lines, address=address),
             ),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
 from orchestrator.deployment.flower import Address
+from orchestrator.deployment.guard import NODES_ADMITTED
 from orchestrator.deployment.probe import probe
 from strategies.errors import RefusedError, TransportError
 
@@ -109,6 +111,14 @@ class Control:
     def unregister(self, node_id: int) -> None:
         """Admit a node no longer."""
         self._call(self.client.UnregisterNode, UnregisterNodeRequest(node_id=node_id))
+
+    def let_nodes_in(self) -> None:
+        """Say that the nodes are registered: until then they are asked to come back later."""
+        roots = self.connection.root_certificates
+        trusted = ssl.create_default_context(cafile=roots) if roots else True
+        scheme = "http" if self.connection.insecure else "https"
+        url = f"{scheme}://{self.connection.address}{NODES_ADMITTED}"
+        self._call(lambda _: httpx.post(url, verify=trusted).raise_for_status(), None)
 
     def submit(self, run_config: Mapping[str, str]) -> int:
         """Start our app with these values in its run config; Flower's id of the run."""

@@ -29,6 +29,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Say = Callable[[str], None]
 
+# Asked by our own server once it has registered the nodes.
+NODES_ADMITTED: Final = "/perennial/nodes-admitted"
 _FOR_ALL: Final = ("/health",)
 _FLEET: Final = "/v1/fleet/"
 _CONTROL: Final = "/v1/control/"
@@ -39,21 +41,31 @@ _NODE_ACTIVATION_FAILED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Guard:
     """An ASGI application before Flower's.
 
-    ``knows`` says whether a node key, in PEM, is registered; None where nodes need no key.
+    ``knows`` says whether a node key, in PEM, is registered; None where nodes need no key.  While
+    not ``admitting``, nodes are told to come back: a SuperLink that was started again has yet to
+    be told its nodes, and a node that it turned away for good would not.
     """
 
     app: App
     token: str | None = field(repr=False)
     knows: Callable[[bytes], bool] | None
     say: Say
+    admitting: bool = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if scope["path"] == NODES_ADMITTED and _is_local(scope):
+            self.admitting = True
+            await _answer(send, 200, 0, "nodes may enter")
+            return
+        if scope["path"] in _ENTRANCES and not self.admitting:
+            await _answer(send, 503, 0, "the nodes are being registered; come back")
             return
         refusal = self._refusal(scope)
         if refusal:

@@ -11,7 +11,9 @@ _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _CODE: Final = re.compile(r"\[code: (\d+)\] (.*)")
 _UNKNOWN_KEY: Final = "unknown node key"
 _RECEIVED: Final = re.compile(r"Receiving: (\w+)[\w.]* message")
+_UNREADABLE: Final = "without a readable key"
 _REGISTRATION_DISABLED: Final = "2001"
+_ACTIVATION_FAILED: Final = "2004"
 _TRAINER_MISCONFIGURED: Final = 2
 _DONE: Final = ("Sent successfully", "Failed to send message", "Ignoring reply message")
 
@@ -59,13 +61,25 @@ def refusal(lines: Sequence[str], *, address: str, key: str) -> str | None:
     found = _CODE.search(text)
     if found and found[1] == _REGISTRATION_DISABLED:
         return f"the SuperLink at {address} admits nodes by their keys alone; give --auth-key"
-    if "without a readable key" in text:
+    if _UNREADABLE in text:
         return f"the SuperLink at {address} could not read this node's key; give --auth-key"
     if "certificate verify failed" in text.lower():
         return f"the certificate of {address} cannot be trusted; check --root-certificates"
     if "Unable to parse the private key file" in text:
         return "--auth-key is no node key that Flower reads; make one with `perennial certs`"
     return None
+
+
+def still_connected(lines: Sequence[str], *, address: str) -> str | None:
+    """Whether a SuperNode ended because the one before it is not known to be gone yet.
+
+    Flower takes a node that was killed for connected until it has missed two heartbeats.
+    """
+    text = _COLOUR.sub("", "\n".join(lines))
+    found = _CODE.search(text)
+    if not found or found[1] != _ACTIVATION_FAILED or _UNKNOWN_KEY in text or _UNREADABLE in text:
+        return None
+    return f"{address} takes this node for connected still, for a minute after it was killed"
 
 
 def trainer_refusal(code: int, lines: Sequence[str]) -> str | None:

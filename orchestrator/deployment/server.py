@@ -2,178 +2,150 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from math import ceil
 from typing import Final
 
 import psutil
 
-from orchestrator.deployment.certificates import CertificateFolder
-from orchestrator.deployment.control import Connection, Control
-from orchestrator.deployment.flower import TOKEN_VARIABLE, Address, flower_environment
+from orchestrator.deployment.control import Control
 from orchestrator.deployment.guard import Say
-from orchestrator.deployment.keys import fingerprint, load_public_key, pem_of
-from orchestrator.deployment.processes import Program, Running, descendants, end_all
-from orchestrator.home import Home
+from orchestrator.deployment.processes import Children, Running, descendants, end_all
+from orchestrator.deployment.registry import Registry
+from orchestrator.deployment.server_settings import ServerSettings, last_words, program_of
+from orchestrator.deployment.supervisor import Supervised
 from orchestrator.stopping import GRACE_SECONDS
-from strategies.errors import ConfigError, Fault, PerennialError, TransportError
+from strategies.errors import TransportError
 
 _READY_SECONDS: Final = 120.0
 _STOP_SECONDS: Final = 15.0
 _LOOK_EVERY_SECONDS: Final = 2.0
-_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked up, not bound
+_TICK_SECONDS: Final = 0.2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerSettings:
-    """How a SuperLink is started; ``certificates`` None means plain text and no node keys."""
-
-    address: Address
-    certificates: CertificateFolder | None
-    home: Home
-
-    @property
-    def folder(self) -> Path:
-        """The SuperLink's own: log and Flower home."""
-        return superlink_folder(self.home, self.address.port)
-
-    @property
-    def local(self) -> Connection:
-        """How this machine itself reaches the SuperLink."""
-        host = _ANYWHERE.get(self.address.host, self.address.host)
-        folder = self.certificates
-        return Connection(
-            address=Address(host=host, port=self.address.port),
-            root_certificates=folder.authority if folder else None,
-            insecure=folder is None,
-            token=folder.token.read_text().strip() if folder else None,
-        )
-
-
-def superlink_folder(home: Home, port: int) -> Path:
-    """Where the SuperLink of a port keeps its log and its Flower home."""
-    return home.folder / f"superlink-{port}"
-
-
-def require_certificates(folder: CertificateFolder) -> None:
-    """Raises: ConfigError naming every file that is missing and the command that makes it."""
-    wanted = (folder.authority, folder.server, folder.server_key, folder.token)
-    hint = f"make it with `perennial certs --to {folder.root} --host NAME --nodes N`"
-    faults = [
-        Fault("--certs", f"no {path}", "a certificate folder", hint)
-        for path in wanted
-        if not path.is_file()
-    ]
-    if faults:
-        raise ConfigError("server", faults)
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Server:
-    """A SuperLink of ours, from its start to the end of everything it started."""
+    """A SuperLink of ours, from its start to the end of everything it started.
+
+    One that dies is started again on the same port with the same node keys.  Its runs do not
+    outlive it: each is interrupted and can be resumed.
+    """
 
     settings: ServerSettings
     say: Say
-    running: Running
+    superlink: Supervised
     registry: Registry | None = None
+    _family: list[psutil.Process] = field(default_factory=list)
+    _started_at: float = 0.0
+    _looked_at: float = 0.0
+    _ready: bool = False
+    _ever_ready: bool = False
 
     @classmethod
-    def start(cls, settings: ServerSettings, say: Say) -> Server:
-        """Start it; ``say`` hears who was refused."""
+    def prepare(cls, settings: ServerSettings, say: Say) -> Server:
+        """Nothing is started yet, and one left behind by a crash is ended.
 
-        def on_line(line: str) -> None:
-            if line.startswith("refused "):
-                say(line)
+        ``say`` hears who was refused, and what died.
+        """
+        program, children = program_of(settings, say), Children(settings.folder / "children")
+        children.end_left_behind(GRACE_SECONDS)  # of a `perennial server` that was killed
+        server: Server
 
-        folder, certificates = settings.folder, settings.certificates
-        token = {TOKEN_VARIABLE: settings.local.token or ""} if certificates else {}
-        program = Program(
-            name="superlink",
-            command=_command(settings),
-            environment=flower_environment(folder / "flower", settings.home.environment() | token),
-            log_path=folder / "superlink.log",
-            on_line=on_line,
+        def start() -> Running:
+            running = Running.start(program)
+            children.note(running)
+            return running
+
+        def verdict(code: int, lines: Sequence[str]) -> str | None:
+            return None if server._ever_ready else last_words(code, lines, program.log_path)
+
+        server = cls(
+            settings=settings,
+            say=say,
+            superlink=Supervised(
+                name="the SuperLink",
+                start=start,
+                is_ready=lambda: server._ready,
+                verdict=verdict,
+            ),
         )
-        return cls(settings, say, Running.start(program))
+        return server
 
-    def wait_until_ready(self, stopped: Callable[[], bool]) -> None:
-        """Until it answers, then admit the nodes; or until ``stopped``.
+    def serve(self, stopped: Callable[[], bool], on_ready: Callable[[], None]) -> None:
+        """Keep a SuperLink running and follow the folder of node keys until ``stopped``.
 
-        Raises: TransportError if it ends or stays silent.
+        ``on_ready`` is called every time a new SuperLink answers and knows its nodes.
+        Raises: TransportError if it ends before it has ever answered, or five times in a row
+        before it answers again, or stays silent.
         """
-        deadline = time.monotonic() + _READY_SECONDS
         while not stopped():
-            self.require_alive()
-            try:
-                control = Control.open(self.settings.local)
-            except TransportError as error:
-                if time.monotonic() > deadline:
-                    raise TransportError(
-                        f"{error}; it has had {_READY_SECONDS:g} s, see {self.log_path}"
-                    ) from None
-                time.sleep(_LOOK_EVERY_SECONDS / 10)
+            self._tick(time.monotonic(), on_ready)
+            time.sleep(_TICK_SECONDS)
+
+    def _tick(self, now: float, on_ready: Callable[[], None]) -> None:
+        before = self.superlink.process
+        self.superlink.tick(now)
+        if self.superlink.process is not before:
+            self._started_at = now
+        if self.superlink.process is None:
+            if before is not None:
+                self._died(now)
+        elif not self._ready:
+            self._admit(now, on_ready)
+        elif now - self._looked_at > _LOOK_EVERY_SECONDS:
+            self._look()
+            self._looked_at = now
+
+    def _died(self, now: float) -> None:
+        """Its ServerApps notice and interrupt their runs; the next one starts after them."""
+        self.say(f"{self.superlink.reason}, again in {ceil(self.superlink.waits(now))} s")
+        self._ready, self.registry = False, None
+        _, left = psutil.wait_procs(self._family, timeout=GRACE_SECONDS)
+        end_all(left, grace_seconds=1.0)
+        self._family = []
+
+    def _admit(self, now: float, on_ready: Callable[[], None]) -> None:
+        """Register the nodes once it answers.
+
+        Raises: TransportError if it has not within two minutes.
+        """
+        try:
+            control = Control.open(self.settings.local)
+            if self.settings.certificates is None:
+                control.close()
             else:
-                self._admit(control)
-                return
-
-    def _admit(self, control: Control) -> None:
-        if self.settings.certificates is None:
-            control.close()
-            return
-        self.registry = Registry(self.settings.certificates.nodes, control, self.say)
-        self.registry.synchronise()
-
-    def serve(self, stopped: Callable[[], bool]) -> None:
-        """Follow the folder of node keys until ``stopped``.
-
-        Raises: TransportError if the SuperLink ends by itself.
-        """
-        looked = time.monotonic()
-        while not stopped():
-            self.require_alive()
-            if self.registry and time.monotonic() - looked > _LOOK_EVERY_SECONDS:
+                self.registry = Registry(self.settings.certificates.nodes, control, self.say)
                 self.registry.synchronise()
-                looked = time.monotonic()
-            time.sleep(0.2)
+                control.let_nodes_in()
+        except TransportError as error:
+            if now - self._started_at > _READY_SECONDS:
+                path = self.settings.log_path
+                text = f"{error}; it has had {_READY_SECONDS:g} s, see {path}"
+                raise TransportError(text) from None
+        else:
+            self._ready = self._ever_ready = True
+            on_ready()
 
-    def require_alive(self) -> None:
-        """Raises: TransportError with the SuperLink's last words."""
-        code = self.running.poll()
-        if code is not None:
-            last = "\n  ".join(line for line in list(self.running.lines)[-5:] if line.strip())
-            raise TransportError(
-                f"the SuperLink ended with code {code}; see {self.log_path}\n  {last}"
-            )
+    def _look(self) -> None:
+        """Who belongs to it now, and which keys have come and gone."""
+        process = self.superlink.process
+        if isinstance(process, Running):
+            self._family = descendants(process.process.pid)
+        try:
+            if self.registry:
+                self.registry.synchronise()
+        except TransportError as error:
+            self.say(f"node keys not looked at: {error}")  # if it died, the next tick tells
 
     def stop(self) -> None:
         """Let runs under way stop at a safe point, then end the SuperLink and its helpers."""
-        family = descendants(self.running.process.pid)
+        process = self.superlink.process
+        family = descendants(process.process.pid) if isinstance(process, Running) else []
         end_all([p for p in family if _is_run(p)], grace_seconds=GRACE_SECONDS)
-        self.running.end(_STOP_SECONDS)
-        end_all(family, grace_seconds=1.0)
-
-    @property
-    def log_path(self) -> Path:
-        """Everything the SuperLink and its runs print."""
-        return self.running.program.log_path
-
-
-def _command(settings: ServerSettings) -> list[str]:
-    address, folder = settings.address, settings.certificates
-    command = [
-        sys.executable, "-m", "orchestrator.deployment.superlink",
-        "--host", address.host, "--port", str(address.port),
-        "--disable-runtime-dependency-installation",
-    ]  # fmt: skip
-    if folder is None:
-        return [*command, "--insecure"]
-    return [
-        *command, "--enable-supernode-auth", "--ssl-ca-certfile", str(folder.authority),
-        "--ssl-certfile", str(folder.server), "--ssl-keyfile", str(folder.server_key),
-    ]  # fmt: skip
+        self.superlink.end(_STOP_SECONDS)
+        end_all([*family, *self._family], grace_seconds=1.0)
 
 
 def _is_run(process: psutil.Process) -> bool:
@@ -181,34 +153,3 @@ def _is_run(process: psutil.Process) -> bool:
         return any("flwr-serverapp" in word for word in process.cmdline()[:3])
     except psutil.Error:
         return False
-
-
-@dataclass(slots=True)
-class Registry:
-    """The nodes a SuperLink admits are those whose public keys lie in ``folder``."""
-
-    folder: Path
-    control: Control
-    say: Say
-    _admitted: dict[Path, int] = field(default_factory=dict)
-    _ignored: set[Path] = field(default_factory=set)
-
-    def synchronise(self) -> None:
-        """Admit keys that have come, and turn away those that are gone."""
-        present = set(self.folder.glob("*.pub"))
-        for path in sorted(present - self._admitted.keys() - self._ignored):
-            self._admit(path)
-        for path in sorted(self._admitted.keys() - present):
-            self.control.unregister(self._admitted.pop(path))
-            self.say(f"node {path.stem}: key withdrawn, no longer admitted")
-        self._ignored &= present
-
-    def _admit(self, path: Path) -> None:
-        try:
-            key = load_public_key(path)
-            self._admitted[path] = self.control.register(pem_of(key), path.stem)
-        except PerennialError as error:
-            self._ignored.add(path)  # said once, not every two seconds
-            self.say(f"node {path.stem}: not admitted: {error}")
-        else:
-            self.say(f"node {path.stem}: admitted by key {fingerprint(key)}")

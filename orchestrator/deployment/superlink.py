@@ -35,7 +35,8 @@ def serve(config: SuperLinkLifespanConfig, token: str | None) -> None:
     def knows(key: bytes) -> bool:
         return state.state().get_node_id_by_public_key(key) is not None
 
-    guard = Guard(flower, token, knows if config.enable_supernode_auth else None, _say)
+    by_key = config.enable_supernode_auth
+    guard = Guard(flower, token, knows if by_key else None, _say, admitting=not by_key)
     uvicorn.run(
         guard,
         host=config.host,

@@ -36,13 +36,15 @@ class Supervised:
     ``start`` may raise TransportError for what time may mend and RefusedError for what it will not.
     ``is_ready`` says whether the running process has got as far as it should; one that ends
     before that five times in a row is given up.  ``verdict`` reads the exit code and the last
-    lines of an ended process and names a reason that will not go away.
+    lines of an ended process and names a reason that will not go away; ``passing`` reads the lines
+    and names one that will, and is waited out however often it comes.
     """
 
     name: str
     start: Callable[[], Process]
     is_ready: Callable[[], bool]
     verdict: Callable[[int, Sequence[str]], str | None]
+    passing: Callable[[Sequence[str]], str | None] = lambda _: None
     backoff: Backoff = field(default_factory=Backoff)
     process: Process | None = None
     failures: int = 0
@@ -64,8 +66,9 @@ class Supervised:
             was_ready, self.process = self.is_ready(), None
             if final := self.verdict(code, lines):
                 raise RefusedError(final)
-            self.stillborn = 0 if was_ready else self.stillborn + 1
-            self._failed(now, ran, f"{self.name} ended with code {code}")
+            passing = self.passing(lines)
+            self.stillborn = 0 if was_ready or passing else self.stillborn + 1
+            self._failed(now, ran, passing or f"{self.name} ended with code {code}")
             if self.stillborn >= _STILLBORN:
                 raise RefusedError(_given_up(self.name, self.stillborn, code, lines))
 

@@ -128,6 +128,41 @@ def test_a_killed_trainer_comes_back_and_a_client_stops_with_its_children(loopba
     assert left == []
 
 
+def test_a_killed_superlink_comes_back_with_its_nodes_and_they_with_it(loopback):
+    loopback.code = WITH_FAKE_TRAINER
+    loopback.make_certificates(1)
+    server = loopback.server()
+    client = loopback.client(0, 1)
+    client.wait_for("connected to")
+    (superlink,) = [
+        p for p in loopback.processes() if "orchestrator.deployment.superlink" in p.cmdline()
+    ]
+    said, shown = len(server.lines), len(client.lines)
+    superlink.kill()
+    server.wait_for("the SuperLink ended with code -9, again in 1 s")
+    assert eventually(lambda: any("submit with" in x for x in server.lines[said:]), 120)
+    assert eventually(lambda: any(" · connecting" in x for x in client.lines[shown:]), 120)
+    assert eventually(lambda: " · connected" in client.lines[-1], 120), client.output
+    assert "does not know this node" not in client.output
+    assert client.stop() == 0
+    assert server.stop() == 0
+
+
+def test_a_killed_supernode_waits_until_it_may_come_back(loopback):
+    loopback.code = WITH_FAKE_TRAINER
+    loopback.make_certificates(1)
+    loopback.server()
+    client = loopback.client(0, 1)
+    client.wait_for("connected to")
+    (supernode,) = [
+        p for p in loopback.processes() if "flower_supernode as f" in " ".join(p.cmdline())
+    ]
+    supernode.kill()
+    client.wait_for("takes this node for connected still")
+    assert eventually(lambda: " · connected" in client.lines[-1], 240), client.output
+    assert client.stop() == 0
+
+
 def test_an_insecure_server_says_so_and_takes_clients_without_keys(loopback):
     loopback.code = WITH_FAKE_TRAINER
     server = loopback.server("--insecure")

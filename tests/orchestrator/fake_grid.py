@@ -35,10 +35,17 @@ class FakeGrid:
     held: list[SimpleNamespace] = field(default_factory=list)
     outbox: list[SimpleNamespace] = field(default_factory=list)
     received: list[str] = field(default_factory=list)
+    since: dict[int, str] = field(default_factory=dict)  # when a node was connected, if it matters
+    lost: BaseException | None = None
     _count: int = 0
 
-    def get_node_ids(self):
-        return list(self.nodes)
+    def get_nodes(self):
+        if self.lost:
+            raise self.lost
+        return [
+            SimpleNamespace(node_id=node, last_activated_at=self.since.get(node, ""))
+            for node in self.nodes
+        ]
 
     def push_messages(self, messages):
         return [name for message in messages if (name := self._push(message))]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+import httpx
 import pytest
 from flwr.common.constant import ErrorCode
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,11 +18,11 @@ from orchestrator.federation import initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.flower_transport import FlowerTransport
 from orchestrator.planner import plan_step
-from strategies.errors import TransportError
+from strategies.errors import RunInterrupted, TransportError
 from strategies.types import ClientFailure, ClientId, FailureReason, Update, client_ids
-from strategies.wire import encode_profile
+from strategies.wire import encode_profile, encode_result
 from tests.orchestrator.builders import a_config, a_federation
-from tests.orchestrator.fake_grid import FakeGrid
+from tests.orchestrator.fake_grid import FakeGrid, _error
 
 CONFIG, FEDERATION = a_config(), a_federation()
 CLIENTS = client_ids(3)
@@ -82,6 +84,48 @@ def test_a_run_starts_when_enough_clients_are_there_and_the_others_join_later():
     assert all(isinstance(r.result, Update) for r in exchanged(transport))
 
 
+def test_a_client_that_is_at_work_still_is_asked_again_until_it_is_free(monkeypatch):
+    monkeypatch.setattr("orchestrator.flower_nodes.AGAIN_SECONDS", 0.1)
+    busy = ClientFailure(
+        assignment_id="", client_id=CLIENTS[1], reason=FailureReason.BUSY, detail="at work"
+    )
+    grid, waits = a_grid(), list[int]()
+    grid.profiles[CLIENTS[1]] = encode_result(busy)
+
+    def becomes_free(there: int) -> None:
+        waits.append(there)
+        if len(waits) == 4:
+            del grid.profiles[CLIENTS[1]]
+
+    transport = FlowerTransport(grid, 3)
+    found = transport.federation("{}", timeout_seconds=LONG, on_wait=becomes_free)
+    assert [c.client_id for c in found.clients] == list(CLIENTS)
+    assert set(waits) == {2}
+
+
+@pytest.mark.parametrize(("deaths", "there"), [(2, 3), (3, 2)])
+def test_a_client_whose_clientapp_dies_is_asked_three_times(monkeypatch, deaths, there):
+    monkeypatch.setattr("orchestrator.flower_nodes.AGAIN_SECONDS", 0.1)
+    grid, asked = a_grid(), list[int]()
+    push = grid.push_messages
+
+    def kills(messages):
+        (message,) = messages
+        (letter,) = push([message])
+        if message.metadata.dst_node_id == 101:
+            asked.append(101)
+            if len(asked) <= deaths:
+                grid.outbox[-1] = _error(letter, ErrorCode.CLIENT_APP_CRASHED)
+        return [letter]
+
+    grid.push_messages = kills
+    transport = FlowerTransport(grid, 3, 2)
+    transport.federation("{}", timeout_seconds=LONG, on_wait=quiet)
+    look(transport, at_least=3)
+    assert len(asked) == 3
+    assert len(transport._nodes.homes) == there
+
+
 def test_too_few_clients_at_the_deadline_are_counted():
     transport = FlowerTransport(a_grid(1), 3, 2)
     with pytest.raises(TransportError, match="1 of 3 clients could take part, 2 needed") as caught:
@@ -133,6 +177,39 @@ def test_who_vanishes_in_the_middle_of_a_round_fails_before_the_deadline(nodes_a
     assert isinstance(second[1].result, Update) is not left
     # What it had been doing there came in after all, and nobody took it for the new order's.
     assert [x.kind for x in transport.late_replies()] == ["late"]
+
+
+def test_a_node_that_was_killed_and_is_back_under_its_id_has_lost_its_order():
+    grid = a_grid(client_1="hold")
+    transport = connected(grid)
+
+    def comes_back(replies: int) -> None:
+        if replies:
+            grid.since[101] = "later"
+
+    failed = exchanged(transport, on_wait=comes_back)[1].result
+    assert isinstance(failed, ClientFailure)
+    assert failed.reason is FailureReason.UNREACHABLE
+    changes = look(transport, at_least=3)
+    assert changes.left == (CLIENTS[1],)
+    assert [p.client_id for p in changes.joined] == [CLIENTS[1]]
+
+
+@pytest.mark.parametrize(
+    "lost", [httpx.ConnectError("[SSL] EOF"), httpx.ReadTimeout(""), RunNotRunningException()]
+)
+def test_a_lost_superlink_interrupts_the_run(lost):
+    transport = connected(a_grid(client_1="hold"))
+
+    def pull(_):
+        raise lost
+
+    transport.grid.pull_messages = pull
+    with pytest.raises(RunInterrupted, match="its SuperLink"):
+        exchanged(transport)
+    transport.grid.lost = lost
+    with pytest.raises(RunInterrupted, match="its SuperLink"):
+        look(transport)
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ class Lines:
         self.federation, self.rates, self.due, self.orders = federation, rates, {}, {}
         self.count = 0
 
-    def get_node_ids(self):
-        return range(len(self.rates))
+    def get_nodes(self):
+        return [SimpleNamespace(node_id=n, last_activated_at="") for n in range(len(self.rates))]
 
     def push_messages(self, messages):
         for message in messages:

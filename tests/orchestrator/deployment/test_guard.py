@@ -9,7 +9,7 @@ import json
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from orchestrator.deployment.guard import Guard
+from orchestrator.deployment.guard import NODES_ADMITTED, Guard
 from orchestrator.deployment.keys import fingerprint, pem_of
 
 KNOWN, UNKNOWN = (ec.generate_private_key(ec.SECP384R1()).public_key() for _ in range(2))
@@ -105,3 +105,31 @@ def test_the_words_are_those_that_flower_shows_a_node():
     error = FlowerError.from_json(body.decode())
     assert error.code == ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED
     assert error.message == f"unknown node key {fingerprint(UNKNOWN)}"
+
+
+def test_nodes_are_asked_to_come_back_until_they_have_been_registered():
+    said, sent = [], []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message):
+        sent.append(message.get("status"))
+
+    guard = Guard(app, TOKEN, lambda pem: pem == pem_of(KNOWN), said.append, admitting=False)
+
+    def status(path, client, key=KNOWN):
+        sent.clear()
+        headers = [(b"flwr-public-key", base64.b64encode(pem_of(key)))]
+        scope = {"type": "http", "path": path, "client": client, "headers": headers}
+        asyncio.run(guard(scope, None, send))
+        return sent[0]
+
+    assert status("/v1/fleet/activate-node", THERE) == 503
+    assert status("/v1/fleet/activate-node", THERE, UNKNOWN) == 503
+    assert status("/v1/control/register-node", HERE) == 200
+    assert status(NODES_ADMITTED, THERE) == 403
+    assert status("/v1/fleet/activate-node", THERE) == 503
+    assert status(NODES_ADMITTED, HERE) == 200
+    assert status("/v1/fleet/activate-node", THERE) == 200
+    assert status("/v1/fleet/activate-node", THERE, UNKNOWN) == 412

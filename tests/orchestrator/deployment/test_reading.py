@@ -7,7 +7,7 @@ import pytest
 from orchestrator.cli.connecting import in_bytes
 from orchestrator.deployment.client import Client, ClientOptions
 from orchestrator.deployment.flower import Address
-from orchestrator.deployment.reading import NodeSigns, refusal, trainer_refusal
+from orchestrator.deployment.reading import NodeSigns, refusal, still_connected, trainer_refusal
 from strategies.errors import ConfigError
 
 GREEN, PLAIN = "\x1b[92mINFO \x1b[0m:     ", "INFO :     "
@@ -178,3 +178,13 @@ def test_the_trainer_reads_the_settings_we_write(tmp_path):
     settings = read_settings(tmp_path / "work" / "settings.json")
     assert settings.data_folder == tmp_path
     assert settings.state_folder == tmp_path / "work" / "clients"
+
+
+def test_a_node_that_was_killed_is_taken_for_connected_still_and_a_stranger_is_not():
+    failed = "[code: 2004] Failed to activate SuperNode."
+    assert "s:1 takes this node for connected still" in still_connected([failed], address="s:1")
+    assert refusal([failed], address="s:1", key="k") is None
+    stranger = "[code: 2004] unknown node key SHA256:x"
+    assert still_connected([stranger], address="s:1") is None
+    assert still_connected(["[code: 2004] a node without a readable key"], address="s:1") is None
+    assert still_connected(["something else"], address="s:1") is None

@@ -105,6 +105,31 @@ def test_a_lost_superlink_interrupts_once_the_lease_has_run_out(home):
     assert "does not answer" in store.get_run(ours).reason
 
 
+def test_what_is_interrupted_can_be_resumed_at_once(home):
+    store = home.store()
+    ours = submit(tiny_config(), home, {FLOWER_RUN: str(FLOWER_ID)})
+    store.transition(ours, RunStatus.RUNNING, expected=(RunStatus.CREATED,), reason="")
+    store.renew_lease(ours, "killed", timedelta(seconds=0.5), progress={})
+    status, _, _ = follow(Script([flower("finished", "failed", "killed")]), store)
+    assert status is RunStatus.INTERRUPTED
+    assert store.renew_lease(ours, "next", timedelta(seconds=9))
+
+
+def test_a_serverapp_that_says_itself_how_it_ended_is_heard(home, monkeypatch):
+    store = home.store()
+    ours = submit(tiny_config(), home, {FLOWER_RUN: str(FLOWER_ID)})
+    store.transition(ours, RunStatus.RUNNING, expected=(RunStatus.CREATED,), reason="")
+    store.renew_lease(ours, "owner", timedelta(seconds=60), progress={})
+
+    def ends(_):
+        alive = (RunStatus.RUNNING,)
+        store.transition(ours, RunStatus.COMPLETED, expected=alive, reason="all steps done")
+
+    monkeypatch.setattr("orchestrator.cli.remote.time.sleep", ends)
+    status, _, _ = follow(Script([flower("finished", "failed", "lost")]), store)
+    assert status is RunStatus.COMPLETED
+
+
 def test_a_lost_superlink_without_a_database_is_an_error():
     with pytest.raises(TransportError):
         follow(Script([flower("running"), None]))
@@ -115,6 +140,13 @@ def test_a_signal_interrupts_a_serverapps_run_and_is_given_back():
     with pytest.raises(RunInterrupted, match="SIGTERM"), _interruptible():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_signal_does_not_break_off_what_the_first_began():
+    with _interruptible():
+        with pytest.raises(RunInterrupted):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_a_run_of_a_federation_is_not_continued_by_simulated_clients(home):

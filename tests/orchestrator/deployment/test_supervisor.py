@@ -44,6 +44,7 @@ class Stage:
             start=self.start,
             is_ready=lambda: self.ready,
             verdict=lambda code, lines: verdict if verdict and verdict in lines else None,
+            passing=lambda lines: "taken still" if "taken" in lines else None,
             backoff=backoff or Backoff(),
         )
 
@@ -109,6 +110,17 @@ def test_a_reason_that_will_not_go_away_ends_it_at_once():
     stage.supervised.tick(0.0)
     with pytest.raises(RefusedError, match="bad key"):
         stage.dies(1.0, "hello", "bad key")
+
+
+def test_a_reason_that_will_go_away_is_waited_out():
+    stage = Stage(ready=False)
+    now = 0.0
+    for _ in range(12):
+        stage.supervised.tick(now)
+        stage.dies(now + 1, "taken")
+        assert stage.supervised.reason == "taken still"
+        now = stage.supervised.restart_at
+    assert stage.supervised.stillborn == 0
 
 
 def test_one_that_is_never_ready_is_given_up_with_its_last_words():
