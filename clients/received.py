@@ -33,8 +33,8 @@ from strategies.types import (
 _KEPT_MESSAGES: Final = 4
 
 
-# Beside messages three versions of the client's own state are kept, and one of each is written.
-_COPIES: Final = 9
+# Beside messages four versions of the client's own state are kept, and one of each is written.
+_COPIES: Final = 10
 
 
 class MissingTensorsError(PerennialError):

@@ -14,8 +14,9 @@ from typing import Final
 from orchestrator.config import RunConfig
 from orchestrator.engine import Engine
 from orchestrator.home import Home
-from orchestrator.owners import described, is_gone
+from orchestrator.owners import described
 from orchestrator.report import render_report
+from orchestrator.stopping import is_led
 from orchestrator.store.base import RunRecord, RunStatus, RunStore
 from orchestrator.summary import show
 from orchestrator.transport import Transport
@@ -60,7 +61,7 @@ def reclaim(run_id: str, store: RunStore) -> RunRecord:
     Raises: ConfigError if it is completed or somebody still holds its lease.
     """
     record = store.get_run(run_id)
-    if record.status in _UNDER_WAY and _abandoned(record, store):
+    if record.status in _UNDER_WAY and not is_led(record):
         return _interrupted(record, store, "its orchestrator is gone")
     if record.status is RunStatus.FAILED:
         return _interrupted(record, store, f"taken up again; it had failed: {record.reason}")
@@ -72,15 +73,6 @@ def reclaim(run_id: str, store: RunStore) -> RunRecord:
         found += f" whose lease lasts until {expires:%H:%M:%S} UTC, held by {holder}"
     expected = "an interrupted or failed run; see `perennial runs`"
     raise ConfigError("resume", [Fault(record.run_id, found, expected)])
-
-
-def _abandoned(record: RunRecord, store: RunStore) -> bool:
-    """Whether nobody holds the lease; that of a dead process is given back in its name."""
-    owner, expires = record.lease_owner, record.lease_expires_at
-    if owner is not None and is_gone(owner):
-        store.release_lease(record.run_id, owner)
-        return True
-    return expires is None or expires < datetime.now(UTC)
 
 
 def _interrupted(record: RunRecord, store: RunStore, reason: str) -> RunRecord:

@@ -68,7 +68,7 @@ class Engine:
 
         Whatever was committed is kept.  Trouble with the disk or the database interrupts the run,
         which can be resumed once it is mended.  A run that another orchestrator leads by now is
-        left to it.  A fault that is not one of ours is recorded and raised.
+        left to it.  Ctrl-C, and a fault that is not one of ours, are recorded and raised.
         Raises: LeaseLostError if another orchestrator leads the run from the start,
         StoreUnreachableError or StoreDamagedError if how it ended cannot be recorded.
         """
@@ -92,6 +92,9 @@ class Engine:
             return self._finish(progress, RunStatus.INTERRUPTED, in_words(error, self.folder))
         except PerennialError as error:
             return self._finish(progress, RunStatus.FAILED, str(error))
+        except KeyboardInterrupt:
+            self._finish(progress, RunStatus.INTERRUPTED, "interrupted from the keyboard")
+            raise
         except BaseException as error:
             self._finish(progress, RunStatus.FAILED, f"{type(error).__name__}: {error}")
             raise

@@ -26,7 +26,6 @@ from orchestrator.config import RunConfig, parse_config
 from orchestrator.cores import usable_cores
 from orchestrator.deployment.flower import DATABASE_VARIABLE, QUIET
 from orchestrator.home import Home
-from orchestrator.owners import is_gone
 from orchestrator.stopping import ALIVE, GRACE_SECONDS, ask_to_stop, settled
 from orchestrator.store.base import RunStatus
 from orchestrator.transport import Endpoint, InProcessTransport
@@ -46,7 +45,10 @@ _KEEP_MEMORY: Final = {
 def run_in_process(
     run_id: str, config: RunConfig, home: Home, *, on_progress: Callable[[], None]
 ) -> RunStatus:
-    """Train all clients here, one after another; ``on_progress`` is called between them."""
+    """Train all clients here, one after another; ``on_progress`` is called between them.
+
+    Ctrl-C and SIGTERM leave an interrupted run.
+    """
     from clients.settings import ClientSettings
     from clients.trainer import LocalTrainer
 
@@ -60,7 +62,11 @@ def run_in_process(
     endpoints: dict[ClientId, Endpoint] = {
         client: partial(trainer.answer, client) for client in client_ids(config.federation.clients)
     }
-    return conduct(run_id, config, InProcessTransport(endpoints, on_progress), home)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return conduct(run_id, config, InProcessTransport(endpoints, on_progress), home)
+    except KeyboardInterrupt:
+        return RunStatus.INTERRUPTED
 
 
 def export_merged(adapter: Path, to: Path) -> None:
@@ -125,11 +131,8 @@ class Simulation:
     def _settle(self) -> RunStatus:
         """The run's final status; a process that died without a word leaves an interrupted run."""
         store = self.home.store()
-        run = store.get_run(self.run_id)
-        if run.status in ALIVE:
+        if store.get_run(self.run_id).status in ALIVE:
             self._kill()
-            if run.lease_owner and is_gone(run.lease_owner):
-                store.release_lease(self.run_id, run.lease_owner)
         reason = f"its process ended with code {self.process.returncode}; see {self.log_path}"
         return settled(self.run_id, store, reason)
 

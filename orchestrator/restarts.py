@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final, TypeVar
 
 from orchestrator.deployment.backoff import Backoff
-from orchestrator.stopping import settled
+from orchestrator.stopping import is_led, settled
 from orchestrator.store.base import RunStatus, RunStore
 from strategies.errors import StoreUnreachableError
 
@@ -104,14 +103,16 @@ class Restarts:
         return True
 
     def _is_free(self, run_id: str) -> bool:
-        """Wait for the lease of a process that is gone to run out; False if it is renewed."""
+        """Wait for the lease of whoever leads the run to run out; False if it is renewed."""
         first = record = self._patiently(lambda: self.store.get_run(run_id))
-        while (expires := record.lease_expires_at) and expires > datetime.now(UTC):
-            if (record.lease_owner, expires) != (first.lease_owner, first.lease_expires_at):
+        while is_led(record):
+            if record.lease_expires_at != first.lease_expires_at:
                 return False
             self.sleep(_LOOK_SECONDS)
             record = self._patiently(lambda: self.store.get_run(run_id))
-        return record.status is RunStatus.INTERRUPTED
+        reason = "its orchestrator is gone"
+        status = self._patiently(lambda: settled(run_id, self.store, reason))
+        return status is RunStatus.INTERRUPTED
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """What ``ask`` says once the database answers.

@@ -6,7 +6,6 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -15,8 +14,8 @@ from orchestrator.cli.live import LiveView
 from orchestrator.conduct import FLOWER_RUN, INTERRUPTED
 from orchestrator.config import RunConfig
 from orchestrator.home import Home
-from orchestrator.stopping import ALIVE, GRACE_SECONDS, ask_to_stop, settled
-from orchestrator.store.base import RunStatus, RunStore
+from orchestrator.stopping import ALIVE, GRACE_SECONDS, ask_to_stop, is_led, settled
+from orchestrator.store.base import LEASE, RunStatus, RunStore
 from strategies.errors import StoreError, StoreUnreachableError, TransportError
 
 if TYPE_CHECKING:
@@ -119,8 +118,7 @@ class Remote:
         try:
             return self.control.status(self.flower_run)
         except TransportError as error:
-            expires = store.get_run(run_id).lease_expires_at
-            if expires is not None and expires > datetime.now(UTC):
+            if is_led(store.get_run(run_id)):
                 return last
             return _flowers(_FINISHED, ended="lost", details=str(error))
 
@@ -151,14 +149,14 @@ class Remote:
         """The run's status once it has ended or nobody holds its lease.
 
         A ServerApp that is gone for Flower may still be about to say so itself, and only a run
-        without a lease can be resumed.
+        without a lease can be resumed.  One that is led for longer is led by another.
         """
-        while True:
-            record = store.get_run(run_id)
-            expires = record.lease_expires_at
-            if record.status not in ALIVE or expires is None or expires < datetime.now(UTC):
-                return record.status
+        deadline = time.monotonic() + LEASE.total_seconds()
+        while (run := store.get_run(run_id)).status in ALIVE and is_led(run):
+            if time.monotonic() > deadline:
+                break
             time.sleep(_LOOK_SECONDS)
+        return run.status
 
 
 def _flowers(status: str, *, ended: str = "", details: str = "") -> FlowerStatus:

@@ -181,10 +181,14 @@ def run_under_way(store, rounds: int, restarts: int = 0):
     raise AssertionError(f"no run got as far as {rounds} rounds after {restarts} restarts")
 
 
+LONGER = ("--set", "learning.rounds_per_task=15", "--set", "federation.transport=in-process")
+
+
 @pytest.mark.slow
-def test_ctrl_c_stops_cleanly_and_resume_ends_with_the_same_bits(perennial, run_file):
-    changes = ("--set", "federation.transport=ray", "--set", "learning.rounds_per_task=15")
-    whole = perennial("run", "tiny.toml", *changes, "--set", "federation.transport=in-process")
+@pytest.mark.parametrize("transport", ["in-process", "ray"])
+def test_ctrl_c_stops_cleanly_and_resume_ends_with_the_same_bits(perennial, run_file, transport):
+    changes = (*LONGER, "--set", f"federation.transport={transport}")
+    whole = perennial("run", "tiny.toml", *LONGER)
     assert whole.returncode == 0
     expected = json.loads(perennial("show", "latest", "--format", "json").stdout)["checkpoint"]
     process = perennial("run", "tiny.toml", *changes, start=True)
@@ -197,9 +201,6 @@ def test_ctrl_c_stops_cleanly_and_resume_ends_with_the_same_bits(perennial, run_
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     shown = json.loads(perennial("show", newest.run_id, "--format", "json").stdout)
     assert shown["checkpoint"] == expected
-
-
-LONGER = ("--set", "learning.rounds_per_task=15", "--set", "federation.transport=in-process")
 
 
 def kill_the_runs_process(command: subprocess.Popen) -> None:

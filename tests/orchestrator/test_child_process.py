@@ -55,7 +55,7 @@ def started(simulation):
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_a_dead_process_gives_its_lease_back_and_no_others(begin, ours, monkeypatch):
+def test_a_dead_process_ends_its_run_and_leaves_alone_what_another_leads(begin, ours, monkeypatch):
     child = begin()
     store = started(child)
     if ours:
@@ -66,7 +66,8 @@ def test_a_dead_process_gives_its_lease_back_and_no_others(begin, ours, monkeypa
     child.process.kill()
     assert child.watch(lambda: None) is RunStatus.INTERRUPTED
     run = store.get_run(child.run_id)
-    assert "ended with code -9" in run.reason
+    assert ("ended with code -9" in run.reason) == ours
+    assert run.status is (RunStatus.INTERRUPTED if ours else RunStatus.RUNNING)
     assert run.lease_owner == (None if ours else owner)
     assert not child.asked
 

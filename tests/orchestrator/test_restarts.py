@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 
 import pytest
@@ -120,30 +121,30 @@ def test_ctrl_c_while_it_waits_ends_the_restarts(home):
     assert (script.made, script.events) == (1, [])
 
 
-def test_a_dead_process_lease_is_waited_for(home):
-    def died_holding(script):
-        script.store.renew_lease(script.run_id, "dead", timedelta(seconds=0.2))
-        return script.end(*DIED)
+def led_elsewhere(script, seconds):
+    """What is left of an attempt that found another machine's orchestrator at work."""
+    script.store.renew_lease(script.run_id, "other", timedelta(seconds=seconds))
+    return Ending(run_id=script.run_id, status=RunStatus.INTERRUPTED, asked=False)
 
-    script = Script(home, died_holding, DONE)
-    script.carried(1)
-    expires = script.store.get_run(script.run_id).lease_expires_at
-    assert script.made == 2
-    assert script.events[0].at >= expires
+
+def test_a_lease_is_waited_for_whose_holder_is_not_to_be_seen(home):
+    script = Script(home, lambda s: led_elsewhere(s, 0.2), DONE)
+    began = time.monotonic()
+    assert script.carried(1, sleep=lambda _: time.sleep(0.05)).status is RunStatus.COMPLETED
+    assert time.monotonic() - began > 0.2
+    reasons = [event.message for event in script.store.events(script.run_id)]
+    assert "interrupted: its orchestrator is gone" in reasons
 
 
 def test_a_run_that_another_orchestrator_carries_on_is_left_to_it(home):
-    def lost(script):
-        script.store.renew_lease(script.run_id, "other", timedelta(seconds=60))
-        return script.end(RunStatus.INTERRUPTED, "another orchestrator holds the lease")
-
     def renews(script):
         script.store.renew_lease(script.run_id, "other", timedelta(seconds=60))
 
-    script = Script(home, lost)
+    script = Script(home, lambda s: led_elsewhere(s, 60))
     assert script.carried(3, sleep=renews).status is RunStatus.INTERRUPTED
     assert (script.made, script.events) == (1, [])
     assert "another orchestrator" in script.said[-1]
+    assert script.store.get_run(script.run_id).status is RunStatus.RUNNING
 
 
 def test_a_database_that_was_away_during_the_run_is_waited_for(home):

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.remote import Remote
-from orchestrator.conduct import FLOWER_RUN, submit
+from orchestrator.conduct import FLOWER_RUN, reclaim, submit
 from orchestrator.deployment.control import FlowerStatus
 from orchestrator.server_app import _interruptible
 from orchestrator.store.base import RunStatus
@@ -112,7 +112,7 @@ def test_what_is_interrupted_can_be_resumed_at_once(home):
     store.renew_lease(ours, "killed", timedelta(seconds=0.5), progress={})
     status, _, _ = follow(Script([flower("finished", "failed", "killed")]), store)
     assert status is RunStatus.INTERRUPTED
-    assert store.renew_lease(ours, "next", timedelta(seconds=9))
+    assert reclaim(ours, store).status is RunStatus.INTERRUPTED
 
 
 def test_a_serverapp_that_says_itself_how_it_ended_is_heard(home, monkeypatch):
