@@ -23,6 +23,7 @@ Action = Literal[
 class Fault:
     """``action`` at the ``hit``-th time, from 1, that any process comes by ``point``; 0: always.
 
+    It strikes at ``times`` hits in a row, for what tries again.
     ``kill`` ends the process that comes by, ``kill-all`` the run's own process first: all of a
     machine at once.  ``raise`` raises what our own code would for a fault it knows.  ``delay``
     sleeps ``seconds``.  ``truncate`` halves the bytes that are handed on or the file that the call
@@ -34,6 +35,7 @@ class Fault:
     hit: int
     action: Action = "kill"
     seconds: float = 0.0
+    times: int = 1
 
 
 @dataclass(slots=True)
@@ -76,7 +78,7 @@ class Plan:
         if not self.counting and fault is None:
             return None
         hit = self._count(point)
-        if fault is None or fault.hit not in (0, hit):
+        if fault is None or (fault.hit and not fault.hit <= hit < fault.hit + fault.times):
             return None
         (self.folder / "struck").touch()
         return fault

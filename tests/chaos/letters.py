@@ -28,8 +28,11 @@ class LetterGrid:
     outbox: list[SimpleNamespace] = field(default_factory=list)
     _count: int = 0
 
-    def get_node_ids(self) -> list[int]:
-        return [100 + index for index in range(len(self.endpoints))]
+    def get_nodes(self) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(node_id=100 + index, last_activated_at="")
+            for index in range(len(self.endpoints))
+        ]
 
     def push_messages(self, messages: Iterable[object]) -> list[str]:
         return [self._push(message) for message in messages]

@@ -94,9 +94,7 @@ def test_a_run_killed_between_commit_and_verdict_settles_it_when_resumed(
     monkeypatch.undo()
     assert len(store.rounds(run_id)) == step + 1
     assert len(kinds(store, run_id)) == (step == 6)
-    store.transition(
-        run_id, RunStatus.INTERRUPTED, expected=[RunStatus.FAILED], reason="it was killed, really"
-    )
+    assert store.get_run(run_id).status is RunStatus.INTERRUPTED
     assert run_in_process(run_id, config, home, on_progress=lambda: None) is RunStatus.COMPLETED
     assert kinds(store, run_id) == ["published", "withheld"]
     assert store.get_run(run_id).adapter_path.endswith("adapters/task-000")
