@@ -31,6 +31,7 @@ from tests.e2e.federation import Command, Loopback
 
 CLIENTS = 3
 RUN = (
+    "checkpoints.keep=99",  # every step is told again
     f"federation.clients={CLIENTS}",
     "federation.round_timeout_seconds=400.0",
     "stream.classes_per_task=5",

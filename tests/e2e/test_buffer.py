@@ -17,6 +17,7 @@ from tests.e2e.retold_buffered import retold_buffered
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 RUN = (
+    "checkpoints.keep=99",  # every step is told again
     "federation.clients=4",
     "federation.buffer.size=2",
     'strategy.aggregation={name="fedavg"}',
