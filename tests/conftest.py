@@ -23,6 +23,14 @@ settings.load_profile("perennial")
 
 REPOSITORY = Path(__file__).parent.parent
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole processes are driven one test at a time, beside one worker with all others."""
+    for item in items:
+        if item.get_closest_marker("e2e"):
+            item.add_marker(pytest.mark.xdist_group("e2e"))
+
+
 TINY: dict[str, Any] = {
     "name": "tiny",
     "seed": 0,
