@@ -36,7 +36,7 @@ RUN = (
     "federation.round_timeout_seconds=400.0",
     "stream.classes_per_task=5",
     "learning.rounds_per_task=1",
-    "learning.local_steps=20",
+    "learning.local_steps=120",
     'learning.methods=[{name="finetune"}]',
     "model.pretext.steps=5",
 )
@@ -54,8 +54,8 @@ RESUMED = (
     Strike("serverapp", "training", 1),
     Strike("superlink", "scoring", 2),
     Strike("superlink", "between", 3),
-    Strike("trainer", "training", 3, client=0),
     Strike("postgres restart", "training", 3),
+    Strike("trainer", "training", 3, client=0),
     Strike("serverapp", "scoring", 4),
 )
 _LONG = 900.0  # seconds; for what must come, on a machine with better things to do
