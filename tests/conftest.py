@@ -24,6 +24,7 @@ settings.load_profile("perennial")
 REPOSITORY = Path(__file__).parent.parent
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole processes are driven one test at a time, beside one worker with all others."""
     for item in items:

@@ -35,28 +35,29 @@ RUN = (
     f"federation.clients={CLIENTS}",
     "federation.round_timeout_seconds=400.0",
     "stream.classes_per_task=5",
-    "learning.rounds_per_task=1",
-    "learning.local_steps=120",
+    "learning.rounds_per_task=3",
+    "learning.local_steps=40",
     'learning.methods=[{name="finetune"}]',
     "model.pretext.steps=5",
 )
-# Steps: 0 scoring, 1 training, 2 scoring, 3 training, 4 scoring.
+# Steps: 0 scoring, 1 to 3 training, 4 scoring, 5 to 7 training, 8 scoring.  A strike comes at its
+# step or, where that was over too soon, at a later one of its kind.
 WAITED_FOR = (
     Strike("clientapp", "training", 1),
-    Strike("postgres", "scoring", 2),
-    Strike("supernode", "training", 3),
-    Strike("postgres restart", "between", 4),
-    Strike("clientapp", "scoring", 4, client=2),
+    Strike("postgres", "scoring", 4),
+    Strike("supernode", "training", 5),
+    Strike("postgres restart", "between", 7),
+    Strike("clientapp", "scoring", 8, client=2),
 )
 RESUMED = (
     Strike("postgres", "scoring", 0),
     Strike("trainer", "training", 1),
-    Strike("serverapp", "training", 1),
-    Strike("superlink", "scoring", 2),
-    Strike("superlink", "between", 3),
-    Strike("postgres restart", "training", 3),
-    Strike("trainer", "training", 3, client=0),
-    Strike("serverapp", "scoring", 4),
+    Strike("serverapp", "training", 2),
+    Strike("superlink", "training", 3),
+    Strike("superlink", "between", 5),
+    Strike("postgres restart", "training", 6),
+    Strike("trainer", "training", 6, client=0),
+    Strike("serverapp", "scoring", 8),
 )
 _LONG = 900.0  # seconds; for what must come, on a machine with better things to do
 _INTERRUPTED = 130

@@ -167,7 +167,7 @@ def test_an_update_of_two_and_a_half_gibibytes_comes_through(folder):
     key = ParamKey(GroupName("big"), "weight")
     delta = np.zeros(num_values, dtype=np.float32)
     delta[[0, num_values // 2, -1]] = 1.0, 2.0, 3.0
-    names = {"assignment_id": "one", "client_id": ONE, "plan_hash": ""}
+    names = {"assignment_id": "one", "client_id": ONE, "plan_hash": "none"}
     encoded = encode_result(Update(**names, delta={key: delta}, num_examples={}))
     del delta
     assert len(encoded) > 2.5 * 2**30
