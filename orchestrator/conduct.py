@@ -17,7 +17,7 @@ from orchestrator.home import Home
 from orchestrator.owners import described
 from orchestrator.report import render_report
 from orchestrator.stopping import is_led
-from orchestrator.store.base import RunRecord, RunStatus, RunStore
+from orchestrator.store.base import UNDER_WAY, RunRecord, RunStatus, RunStore
 from orchestrator.summary import show
 from orchestrator.transport import Transport
 from orchestrator.trouble import in_words
@@ -32,7 +32,6 @@ _REPORTED_PACKAGES: Final = (
 # How `perennial run --on` finds the run that a ServerApp has made, and learns how it ended.
 FLOWER_RUN: Final = "flower_run"
 INTERRUPTED: Final = "interrupted"
-_UNDER_WAY: Final = (RunStatus.RUNNING, RunStatus.STOPPING)
 
 
 def submit(config: RunConfig, home: Home, where: Mapping[str, str] | None = None) -> str:
@@ -61,14 +60,14 @@ def reclaim(run_id: str, store: RunStore) -> RunRecord:
     Raises: ConfigError if it is completed or somebody still holds its lease.
     """
     record = store.get_run(run_id)
-    if record.status in _UNDER_WAY and not is_led(record):
+    if record.status in UNDER_WAY and not is_led(record):
         return _interrupted(record, store, "its orchestrator is gone")
     if record.status is RunStatus.FAILED:
         return _interrupted(record, store, f"taken up again; it had failed: {record.reason}")
     if record.status in (RunStatus.CREATED, RunStatus.INTERRUPTED):
         return record
     found, expires = f"a {record.status} run", record.lease_expires_at
-    if record.status in _UNDER_WAY and expires:
+    if record.status in UNDER_WAY and expires:
         holder = described(record.lease_owner or "nobody")
         found += f" whose lease lasts until {expires:%H:%M:%S} UTC, held by {holder}"
     expected = "an interrupted or failed run; see `perennial runs`"
@@ -77,7 +76,7 @@ def reclaim(run_id: str, store: RunStore) -> RunRecord:
 
 def _interrupted(record: RunRecord, store: RunStore, reason: str) -> RunRecord:
     # It may be asked to stop in this moment, which changes nothing.
-    expected = _UNDER_WAY if record.status in _UNDER_WAY else (record.status,)
+    expected = UNDER_WAY if record.status in UNDER_WAY else (record.status,)
     return store.transition(record.run_id, RunStatus.INTERRUPTED, expected=expected, reason=reason)
 
 

@@ -13,10 +13,9 @@ from orchestrator.checkpoint import blobs_of
 from orchestrator.home import Home
 from orchestrator.retention import Holds
 from orchestrator.sections import Checkpoints
-from orchestrator.store.base import RunRecord, RunStatus, RunStore
+from orchestrator.store.base import ALIVE, RunRecord, RunStatus, RunStore
 from strategies.errors import RunNotFoundError
 
-_ALIVE: Final = (RunStatus.CREATED, RunStatus.RUNNING, RunStatus.STOPPING)
 _ALL_RUNS: Final = 1_000_000
 _DAY: Final = 86_400.0  # s
 BLOBS, RESTS, STATES, CACHE = "blobs", "temporary files", "client states", "cache"
@@ -140,7 +139,7 @@ def _wanted(run: RunRecord, store: RunStore, holds: Holds) -> frozenset[str]:
     keep = dict(run.config.get("checkpoints") or {}).get("keep", Checkpoints().keep)
     limit = 1 if run.status is RunStatus.COMPLETED else int(keep)
     newest = frozenset(store.checkpoints(run.run_id, limit=limit))
-    return newest | holds.of(run.run_id) if run.status in _ALIVE else newest
+    return newest | holds.of(run.run_id) if run.status in ALIVE else newest
 
 
 def _rests(home: Home, runs: Mapping[str, RunRecord]) -> Iterator[Path]:
@@ -149,9 +148,9 @@ def _rests(home: Home, runs: Mapping[str, RunRecord]) -> Iterator[Path]:
     yield from Holds(home.blobs()).folder.glob("*/.*")
     yield from home.folder.glob(".writable-*")
     for run in runs.values():
-        if run.status not in _ALIVE:
+        if run.status not in ALIVE:
             yield from home.run_folder(run.run_id).rglob(".*.tmp")
-        if run.status not in (*_ALIVE, RunStatus.COMPLETED):  # whose states go whole
+        if run.status not in (*ALIVE, RunStatus.COMPLETED):  # whose states go whole
             yield from (home.client_folder / run.run_id).rglob("*.tmp")
 
 

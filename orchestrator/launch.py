@@ -26,8 +26,8 @@ from orchestrator.config import RunConfig, parse_config
 from orchestrator.cores import usable_cores
 from orchestrator.deployment.flower import DATABASE_VARIABLE, QUIET
 from orchestrator.home import Home
-from orchestrator.stopping import ALIVE, GRACE_SECONDS, ask_to_stop, settled
-from orchestrator.store.base import RunStatus
+from orchestrator.stopping import GRACE_SECONDS, ask_to_stop, settled
+from orchestrator.store.base import ALIVE, RunStatus
 from orchestrator.transport import Endpoint, InProcessTransport
 from strategies.errors import StoreUnreachableError
 from strategies.types import ClientId, client_ids

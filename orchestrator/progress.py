@@ -10,7 +10,7 @@ from typing import Any, Final
 from orchestrator.metrics import headline
 from orchestrator.owners import new_owner
 from orchestrator.plans import Plan
-from orchestrator.store.base import LEASE, RoundRecord, RunStatus, RunStore
+from orchestrator.store.base import LEASE, UNDER_WAY, RoundRecord, RunStatus, RunStore
 from strategies.arrival import Arrivals
 from strategies.errors import LeaseLostError, RunInterrupted
 
@@ -130,5 +130,6 @@ class Progress:
         Raises: LeaseLostError, with nothing written, if the run is led by another orchestrator.
         """
         self.store.renew_lease(self.run_id, self.owner, LEASE, progress=self.shown)
-        alive = (RunStatus.RUNNING, RunStatus.STOPPING)
-        self.store.transition(self.run_id, status, expected=alive, reason=reason, owner=self.owner)
+        self.store.transition(
+            self.run_id, status, expected=UNDER_WAY, reason=reason, owner=self.owner
+        )

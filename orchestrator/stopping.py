@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 from orchestrator.owners import is_gone
-from orchestrator.store.base import RunRecord, RunStatus, RunStore
+from orchestrator.store.base import ALIVE, RunRecord, RunStatus, RunStore
 from strategies.errors import StaleRunStatusError
 
-ALIVE: Final = (RunStatus.CREATED, RunStatus.RUNNING, RunStatus.STOPPING)
 GRACE_SECONDS: Final = 45.0  # a run's way to its next safe point
 
 

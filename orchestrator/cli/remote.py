@@ -14,8 +14,8 @@ from orchestrator.cli.live import LiveView
 from orchestrator.conduct import FLOWER_RUN, INTERRUPTED
 from orchestrator.config import RunConfig
 from orchestrator.home import Home
-from orchestrator.stopping import ALIVE, GRACE_SECONDS, ask_to_stop, is_led, settled
-from orchestrator.store.base import LEASE, RunStatus, RunStore
+from orchestrator.stopping import GRACE_SECONDS, ask_to_stop, is_led, settled
+from orchestrator.store.base import ALIVE, LEASE, RunStatus, RunStore
 from strategies.errors import StoreError, StoreUnreachableError, TransportError
 
 if TYPE_CHECKING:

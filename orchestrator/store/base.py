@@ -28,6 +28,11 @@ class RunStatus(StrEnum):
     COMPLETED = "completed"
 
 
+UNDER_WAY: Final = (RunStatus.RUNNING, RunStatus.STOPPING)
+ALIVE: Final = (RunStatus.CREATED, *UNDER_WAY)
+ENDED: Final = (RunStatus.INTERRUPTED, RunStatus.FAILED, RunStatus.COMPLETED)
+
+
 RoundKind = Literal["train", "evaluate", "probe", "head", "replay"]
 
 

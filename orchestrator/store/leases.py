@@ -14,12 +14,10 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from orchestrator.store.base import LEASE, RunStatus
+from orchestrator.store.base import ENDED, LEASE, UNDER_WAY, RunStatus
 from orchestrator.store.tables import RunRow, UtcDateTime
 from strategies.errors import LeaseLostError, StaleRunStatusError
 
-ENDED: Final = (RunStatus.INTERRUPTED, RunStatus.FAILED, RunStatus.COMPLETED)
-UNDER_WAY: Final = (RunStatus.RUNNING, RunStatus.STOPPING)
 # No lease is given for longer; one that seems to be was written under a clock that was set back.
 _LONGEST: Final = timedelta(minutes=5)
 

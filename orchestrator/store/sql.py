@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from orchestrator.store import leases
 from orchestrator.store.base import (
+    ENDED,
     LEASE,
     EventRecord,
     ReplyRecord,
@@ -146,7 +147,7 @@ class SqlRunStore:
         )
 
         def work(session: Session) -> None:
-            if owner and to in leases.ENDED:
+            if owner and to in ENDED:
                 leases.require(session, run_id, owner)
             won = session.execute(
                 update(RunRow)
