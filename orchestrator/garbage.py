@@ -16,7 +16,6 @@ from orchestrator.sections import Checkpoints
 from orchestrator.store.base import ALIVE, RunRecord, RunStatus, RunStore
 from strategies.errors import RunNotFoundError
 
-_ALL_RUNS: Final = 1_000_000
 _DAY: Final = 86_400.0  # s
 BLOBS, RESTS, STATES, CACHE = "blobs", "temporary files", "client states", "cache"
 
@@ -67,7 +66,7 @@ def look(home: Home) -> Garbage:
     To be called, and what it finds removed, while ``home.blobs().sweeping``.
     """
     store, holds = home.store(), Holds(home.blobs())
-    runs = {run.run_id: run for run in store.list_runs(limit=_ALL_RUNS)}
+    runs = {run.run_id: run for run in store.list_runs()}
     wanted = {run.run_id: _wanted(run, store, holds) for run in runs.values()}
     drops = tuple(
         (run_id, checkpoint)

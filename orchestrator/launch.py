@@ -26,6 +26,7 @@ from orchestrator.config import RunConfig, parse_config
 from orchestrator.cores import usable_cores
 from orchestrator.deployment.flower import DATABASE_VARIABLE, QUIET
 from orchestrator.home import Home
+from orchestrator.signals import handling
 from orchestrator.stopping import GRACE_SECONDS, ask_to_stop, settled
 from orchestrator.store.base import ALIVE, RunStatus
 from orchestrator.transport import Endpoint, InProcessTransport
@@ -62,9 +63,9 @@ def run_in_process(
     endpoints: dict[ClientId, Endpoint] = {
         client: partial(trainer.answer, client) for client in client_ids(config.federation.clients)
     }
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return conduct(run_id, config, InProcessTransport(endpoints, on_progress), home)
+        with handling(signal.default_int_handler):
+            return conduct(run_id, config, InProcessTransport(endpoints, on_progress), home)
     except KeyboardInterrupt:
         return RunStatus.INTERRUPTED
 
@@ -107,12 +108,12 @@ class Simulation:
 
     def watch(self, show: Callable[[], None], *, every_seconds: float = _LOOK_SECONDS) -> RunStatus:
         """Call ``show`` until the run has ended; on Ctrl-C or SIGTERM ask it to stop, and wait."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            while self.process.poll() is None:
-                with suppress(StoreUnreachableError):  # the run's own patience decides
-                    show()
-                time.sleep(every_seconds)
+            with handling(signal.default_int_handler):
+                while self.process.poll() is None:
+                    with suppress(StoreUnreachableError):  # the run's own patience decides
+                        show()
+                    time.sleep(every_seconds)
         except KeyboardInterrupt:
             self.stop()
         show()

@@ -125,7 +125,7 @@ class Keeper:
         holds = Holds(self.blobs)
         with self.blobs.writing():
             if not holds.folder.exists():  # the first run since there are holds
-                for run in self.store.list_runs(limit=100_000):
+                for run in self.store.list_runs():
                     holds.adopt(self.store, run.run_id, self.keep)
             holds.adopt(self.store, self.run_id, self.keep)
         wanted = self.store.checkpoints(self.run_id, limit=self.keep)

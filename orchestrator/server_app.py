@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -51,10 +50,6 @@ def _interruptible() -> Iterator[None]:
 
     Flower raises SIGINT by itself where the SuperLink is gone.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
     parent, signals = os.getppid(), (signal.SIGTERM, signal.SIGINT)
 
     def interrupt(number: int, _frame: FrameType | None) -> None:

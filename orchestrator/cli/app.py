@@ -30,6 +30,7 @@ from orchestrator.launch import Simulation, export_merged, run_in_process
 from orchestrator.report import render_comparison
 from orchestrator.restarts import Ending, Restarts
 from orchestrator.results import Show
+from orchestrator.signals import handling
 from orchestrator.store import upgrade_database
 from orchestrator.store.base import RunRecord, RunStatus
 from orchestrator.summary import compare, run_listing, show
@@ -159,8 +160,8 @@ def _control(to: Connection) -> Iterator[Control]:
 def _follow(remote: RemoteRun, run_id: str | None, restarts: int) -> None:
     from orchestrator.deployment.server_settings import superlink_folder
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    ending = remote.carried(run_id, restarts)
+    with handling(signal.default_int_handler):
+        ending = remote.carried(run_id, restarts)
     if ending.run_id:
         folder = superlink_folder(remote.home, remote.control.connection.address.port)
         output.print_outcome(_shown(ending.run_id, remote.home), log_path=folder / "superlink.log")
@@ -175,7 +176,8 @@ def _require_simulated(record: RunRecord) -> None:
 
 
 def _carry_out(run_id: str, config: RunConfig, home: Home, restarts: int) -> None:
-    with LiveView(run_id, home.store(), output.console()) as view:
+    live = LiveView(run_id, home.store(), output.console())
+    with handling(signal.default_int_handler), live as view:
         if config.federation.transport == "in-process" and not restarts:
             status = run_in_process(run_id, config, home, on_progress=view.refresh)
         else:

@@ -159,9 +159,9 @@ class RunStore(Protocol):
         ...
 
     def list_runs(
-        self, *, status: Collection[RunStatus] | None = None, limit: int = 100
+        self, *, status: Collection[RunStatus] | None = None, limit: int | None = None
     ) -> Sequence[RunRecord]:
-        """Newest first."""
+        """Newest first: all, or the newest ``limit``."""
         ...
 
     def transition(

@@ -119,7 +119,7 @@ class SqlRunStore:
         return self._sessions.read(f"reading run {run_id}", query)
 
     def list_runs(
-        self, *, status: Collection[RunStatus] | None = None, limit: int = 100
+        self, *, status: Collection[RunStatus] | None = None, limit: int | None = None
     ) -> Sequence[RunRecord]:
         wanted = select(RunRow).order_by(RunRow.created_at.desc(), RunRow.run_id.desc())
         if status is not None:

@@ -11,7 +11,7 @@ from orchestrator.home import Home
 from orchestrator.store.base import RunStatus
 from tests.chaos.deployed_victims import Strike, is_at_work, process_of
 from tests.conftest import REPOSITORY
-from tests.e2e.federation import Loopback, eventually
+from tests.e2e.federation import eventually
 from tests.e2e.retold_buffered import retold_buffered
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -28,13 +28,6 @@ RUN = (
     "model.pretext.steps=5",
 )
 SLOW = 3
-
-
-@pytest.fixture
-def loopback(tmp_path):
-    federation = Loopback(tmp_path)
-    yield federation
-    federation.end()
 
 
 def test_a_buffered_run_goes_on_without_its_slow_client_and_says_how_stale_it_was(loopback):

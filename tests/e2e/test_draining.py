@@ -10,7 +10,7 @@ from orchestrator.home import Home
 from orchestrator.store.base import RunStatus
 from tests.chaos.deployed_victims import is_at_work
 from tests.conftest import REPOSITORY
-from tests.e2e.federation import Loopback, eventually
+from tests.e2e.federation import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -21,13 +21,6 @@ RUN = (
     "learning.local_steps=60",
     "model.pretext.steps=5",
 )
-
-
-@pytest.fixture
-def loopback(tmp_path):
-    federation = Loopback(tmp_path)
-    yield federation
-    federation.end()
 
 
 def test_the_answer_under_way_is_finished_and_used_and_the_run_goes_on_without_it(loopback):

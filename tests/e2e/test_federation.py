@@ -36,11 +36,10 @@ SHORT = (
 
 
 @pytest.fixture
-def loopback(tmp_path):
-    (tmp_path / "fake_trainer.py").write_text(FAKE_TRAINER)
-    federation = Loopback(tmp_path)
-    yield federation
-    federation.end()
+def fake_trainer(loopback):
+    """The clients of ``loopback`` start the fake in their trainer's place."""
+    (loopback.folder / "fake_trainer.py").write_text(FAKE_TRAINER)
+    loopback.code = WITH_FAKE_TRAINER
 
 
 def test_a_run_on_two_clients_with_tls_and_node_keys(loopback):
@@ -72,8 +71,8 @@ def test_a_run_on_two_clients_with_tls_and_node_keys(loopback):
     assert eventually(lambda: not loopback.processes()), loopback.processes()
 
 
+@pytest.mark.usefixtures("fake_trainer")
 def test_who_may_not_take_part_is_told_why_and_named_by_the_server(loopback, tmp_path):
-    loopback.code = WITH_FAKE_TRAINER
     loopback.make_certificates(2)
     other = Loopback(tmp_path / "other", port=loopback.port, code=loopback.code)
     other.folder.mkdir()
@@ -100,8 +99,8 @@ def test_who_may_not_take_part_is_told_why_and_named_by_the_server(loopback, tmp
     assert "unknown node key" in loopback.log.read_text()
 
 
+@pytest.mark.usefixtures("fake_trainer")
 def test_a_key_taken_from_the_folder_turns_its_node_away(loopback):
-    loopback.code = WITH_FAKE_TRAINER
     loopback.make_certificates(1)
     server = loopback.server()
     client = loopback.client(0, 1)
@@ -112,8 +111,8 @@ def test_a_key_taken_from_the_folder_turns_its_node_away(loopback):
     assert "does not know this node's key" in flat(client)
 
 
+@pytest.mark.usefixtures("fake_trainer")
 def test_a_killed_trainer_comes_back_and_a_client_stops_with_its_children(loopback):
-    loopback.code = WITH_FAKE_TRAINER
     loopback.make_certificates(1)
     loopback.server()
     client = loopback.client(0, 1)
@@ -128,8 +127,8 @@ def test_a_killed_trainer_comes_back_and_a_client_stops_with_its_children(loopba
     assert left == []
 
 
+@pytest.mark.usefixtures("fake_trainer")
 def test_a_killed_superlink_comes_back_with_its_nodes_and_they_with_it(loopback):
-    loopback.code = WITH_FAKE_TRAINER
     loopback.make_certificates(1)
     server = loopback.server()
     client = loopback.client(0, 1)
@@ -148,8 +147,8 @@ def test_a_killed_superlink_comes_back_with_its_nodes_and_they_with_it(loopback)
     assert server.stop() == 0
 
 
+@pytest.mark.usefixtures("fake_trainer")
 def test_a_killed_supernode_waits_until_it_may_come_back(loopback):
-    loopback.code = WITH_FAKE_TRAINER
     loopback.make_certificates(1)
     loopback.server()
     client = loopback.client(0, 1)
@@ -163,8 +162,8 @@ def test_a_killed_supernode_waits_until_it_may_come_back(loopback):
     assert client.stop() == 0
 
 
+@pytest.mark.usefixtures("fake_trainer")
 def test_an_insecure_server_says_so_and_takes_clients_without_keys(loopback):
-    loopback.code = WITH_FAKE_TRAINER
     server = loopback.server("--insecure")
     assert "WARNING --insecure: no encryption" in server.output
     client = loopback.plain_client(0, 1)
