@@ -22,7 +22,12 @@ from orchestrator.deployment.supervisor import Supervised
 from strategies.types import ClientId, client_ids
 
 TRAINER_MODULE: Final = "clients.trainer_service"
+CLIENT_APP: Final = "flwr-clientapp"
 DRAIN_SECONDS: Final = 120.0
+# Flower replaces a ClientApp that never said anything after 30 s and answers for one that fell
+# silent after 60; for one that died between the two, before it had its order, it waits for ever.
+_DESERTED_SECONDS: Final = 90.0
+_LOOK_SECONDS: Final = 10.0  # looking goes through all processes of the machine
 _STOP_SECONDS: Final = 10.0
 _LONGEST_SOCKET_PATH: Final = 100  # the kernel allows 107 bytes
 
@@ -76,6 +81,8 @@ class Client:
     signs: NodeSigns
     trainer: Supervised
     supernode: Supervised
+    _looked_at: float = 0.0
+    _attended_at: float = 0.0  # when last no order lay here without a ClientApp
 
     @classmethod
     def prepare(cls, options: ClientOptions) -> Client:
@@ -97,7 +104,7 @@ class Client:
 
         def start_supernode() -> Running:
             probe(options.superlink, options.root_certificates, insecure=options.insecure)
-            signs.connected, signs.answering = False, ""
+            signs.connected, signs.answering, signs.waiting = False, "", False
             # A port is free when it is taken, not when the client started.
             return started(replace(supernode, command=_supernode_command(options)))
 
@@ -130,6 +137,9 @@ class Client:
         self.trainer.tick(now)
         if self.supernode.process or self.signs.trainer_listens:
             self.supernode.tick(now)
+        if self._is_deserted(now):
+            reason = "the SuperNode waited for a ClientApp that had died"
+            self.supernode.restart(now, reason, _STOP_SECONDS)
 
     def drain(self, wait: Callable[[Callable[[], bool], float], bool]) -> bool:
         """Let the answer under way be finished, within bounds, then end both; whether it was.
@@ -157,6 +167,17 @@ class Client:
                 f"{answers} answer{'' if answers == 1 else 's'}",
             )
         )
+
+    def _is_deserted(self, now: float) -> bool:
+        """Whether an order has long lain here without a ClientApp to answer it."""
+        node = self.supernode.process
+        if node is None or not self.signs.waiting:
+            self._attended_at = now
+        elif now - self._looked_at >= _LOOK_SECONDS:
+            self._looked_at = now
+            if node.has_descendant(CLIENT_APP):
+                self._attended_at = now
+        return now - self._attended_at > _DESERTED_SECONDS
 
     def _busy(self) -> bool:
         process = self.supernode.process

@@ -66,6 +66,14 @@ class Running:
             self._reader.join(timeout=1)  # a grandchild may hold the pipe open
         return code
 
+    def has_descendant(self, command: str) -> bool:
+        """Whether one of its descendants has ``command`` on its command line."""
+        for process in descendants(self.process.pid):
+            with contextlib.suppress(psutil.Error):
+                if any(word.endswith(command) for word in process.cmdline()):
+                    return True  # a dead one that nobody waited for has no command line
+        return False
+
     def end(self, grace_seconds: float) -> None:
         """SIGTERM, then SIGKILL after ``grace_seconds`` for it and all its descendants."""
         family = descendants(self.process.pid)

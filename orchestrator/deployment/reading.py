@@ -10,12 +10,18 @@ from typing import Final
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 _CODE: Final = re.compile(r"\[code: (\d+)\] (.*)")
 _UNKNOWN_KEY: Final = "unknown node key"
-_RECEIVED: Final = re.compile(r"Receiving: (\w+)[\w.]* message")
+_RECEIVING: Final = re.compile(r"Receiving: (\w+)[\w.]* message")
 _UNREADABLE: Final = "without a readable key"
 _REGISTRATION_DISABLED: Final = "2001"
 _ACTIVATION_FAILED: Final = "2004"
 _TRAINER_MISCONFIGURED: Final = 2
-_DONE: Final = ("Sent successfully", "Failed to send message", "Ignoring reply message")
+_DONE: Final = (
+    "Sent successfully",
+    "Failed to receive message",
+    "Failed to send message",
+    "Ignoring message",
+    "Ignoring reply message",
+)
 
 
 @dataclass(slots=True)
@@ -25,6 +31,7 @@ class NodeSigns:
     trainer_listens: bool = False
     connected: bool = False
     answering: str = ""  # the kind of the message being answered, if any
+    waiting: bool = False  # for a ClientApp: the message is here and no answer is on its way
     answers: int = 0  # to orders: trainings and scorings
 
     def read_trainer(self, line: str) -> None:
@@ -39,12 +46,16 @@ class NodeSigns:
             self.connected = True
         elif "Connection attempt failed" in line:
             self.connected = False
-        elif found := _RECEIVED.search(line):
+        elif found := _RECEIVING.search(line):
             self.answering = found[1]
-        elif any(sign in line for sign in _DONE) or "Failed to receive message" in line:
+        elif "Received successfully" in line:
+            self.waiting = True
+        elif "Sending: " in line:
+            self.waiting = False
+        elif any(sign in line for sign in _DONE):
             if "Sent successfully" in line and self.answering == "train":
                 self.answers += 1
-            self.answering = ""
+            self.answering, self.waiting = "", False
 
 
 def refusal(lines: Sequence[str], *, address: str, key: str) -> str | None:

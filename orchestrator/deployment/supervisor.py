@@ -24,6 +24,10 @@ class Process(Protocol):
         """Its exit code once it has ended."""
         ...
 
+    def has_descendant(self, command: str) -> bool:
+        """Whether a process that it started, or that one of those started, runs ``command``."""
+        ...
+
     def end(self, grace_seconds: float) -> None:
         """End it and what it started."""
         ...
@@ -81,6 +85,11 @@ class Supervised:
         if self.process:
             self.process.end(grace_seconds)
             self.process = None
+
+    def restart(self, now: float, reason: str, grace_seconds: float) -> None:
+        """End a process that runs and does nothing, and have it started again after the wait."""
+        self.end(grace_seconds)
+        self._failed(now, now - self._started_at, reason)
 
     def _start(self, now: float) -> None:
         try:

@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Final
 
+from orchestrator.trouble import in_words
 from strategies.errors import BlobError, StoreError
 
 _DIGEST: Final = re.compile("[0-9a-f]{64}")
@@ -170,17 +170,8 @@ def _explained(path: Path, num_bytes: int) -> Iterator[None]:
         yield
     except OSError as error:
         raise StoreError(
-            f"checkpoint of {num_bytes} bytes cannot be written to {path.parent}: {error.strerror}"
-            f"{_free(path)}; free space there (`perennial gc` finds some), make it writable or set "
-            "PERENNIAL_HOME, then resume"
+            f"checkpoint of {num_bytes} bytes cannot be written: {in_words(error, path.parent)}"
         ) from error
-
-
-def _free(path: Path) -> str:
-    try:
-        return f", {shutil.disk_usage(path.parent).free} bytes are free there"
-    except OSError:
-        return ""
 
 
 def _write(path: Path, data: bytes) -> None:

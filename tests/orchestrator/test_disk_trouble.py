@@ -58,7 +58,9 @@ def test_a_checkpoint_on_a_full_disk_says_how_much_and_where_and_goes_once_there
     blobs = BlobStore(disk / "blobs")
     before = save_state(a_state(), blobs)
     filler = fill(disk)
-    with pytest.raises(StoreError, match=r"of 32\d{5} bytes .*No space left.*, \d+ bytes are free"):
+    with pytest.raises(
+        StoreError, match=r"of 32\d{5} bytes .*No space left.*blobs.*\(\d+ bytes free\)"
+    ):
         save_state(a_large_state(1), blobs)
     assert list(blobs.rests()) == []
     filler.unlink()

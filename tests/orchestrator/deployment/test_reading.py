@@ -60,8 +60,9 @@ def test_flower_prints_what_is_read():
         for module in (start_client_internal, http_retry, fleet_http_connection)
     )
     for words in (
-        "SuperNode ID: %s", "Receiving: %s message", "Sent successfully",
-        "Failed to send message", "Ignoring reply message", "Failed to receive message",
+        "SuperNode ID: %s", "Receiving: %s message", "Received successfully",
+        "Sending: %s message", "Sent successfully", "Failed to send message",
+        "Ignoring reply message", "Ignoring message", "Failed to receive message",
         "Connection attempt failed", "Connection successful after", "[code: {flower_error.code}]",
     ):  # fmt: skip
         assert words in source, words

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass, field
 
 import psutil
 import pytest
@@ -15,21 +14,7 @@ from orchestrator.deployment.backoff import Backoff
 from orchestrator.deployment.processes import Children, Program, Running, wait_until
 from orchestrator.deployment.supervisor import Supervised
 from strategies.errors import RefusedError, TransportError
-
-
-@dataclass
-class Actor:
-    """A process that ends when the test says so."""
-
-    lines: list[str] = field(default_factory=list)
-    code: int | None = None
-    ended: bool = False
-
-    def poll(self):
-        return self.code
-
-    def end(self, grace_seconds):
-        self.ended = True
+from tests.orchestrator.deployment.actors import Actor
 
 
 class Stage:
@@ -158,6 +143,17 @@ def test_a_start_that_time_may_mend_is_tried_again_and_a_refused_one_is_not():
         stage.supervised.tick(1.0)
 
 
+def test_one_that_is_restarted_is_ended_and_started_after_the_wait():
+    stage = Stage()
+    stage.supervised.tick(0.0)
+    stage.supervised.restart(100.0, "it hangs", 1.0)
+    assert stage.actors[0].ended
+    assert (stage.supervised.reason, stage.supervised.waits(100.0)) == ("it hangs", 1.0)
+    stage.supervised.tick(101.0)
+    assert len(stage.actors) == 2
+    assert stage.supervised.stillborn == 0
+
+
 CHILDREN = """
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
@@ -180,8 +176,11 @@ def test_ending_a_process_ends_its_children_in_other_sessions_too(tmp_path):
     assert wait_until(lambda: bool(heard), 30)
     child = psutil.Process(int(heard[0].split()[1]))
     assert running.poll() is None
+    assert running.has_descendant("time.sleep(600)")
+    assert not running.has_descendant("time.sleep(601)")
     running.end(5)
     assert running.poll() is not None
+    assert not running.has_descendant("time.sleep(600)")
     deadline = time.monotonic() + 5
     while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
