@@ -45,6 +45,7 @@ RUN = (
 WAITED_FOR = (
     Strike("clientapp", "training", 1),
     Strike("postgres", "scoring", 4),
+    Strike("clientapp", "starting", 5, client=0),
     Strike("supernode", "training", 5),
     Strike("postgres restart", "between", 7),
     Strike("clientapp", "scoring", 8, client=2),

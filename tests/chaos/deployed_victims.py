@@ -24,17 +24,18 @@ _PROGRAMS: dict[str, str] = {
     "clientapp": "flwr-clientapp",
     "serverapp": "flwr-serverapp",
 }
-_PHASES = {"training": "training", "scoring": "evaluating"}
+_PHASES = {"training": "training", "starting": "training", "scoring": "evaluating"}
 
 
 class Strike(NamedTuple):
-    """Who dies when: in the middle of a step, or as it is committed (``between``).
+    """Who dies when: in the middle of a step, as it is committed (``between``), or, in a training,
+    before it is at work (``starting``).
 
     ``client`` is the client whose process it is, or who must be at work where it is the server's.
     """
 
     victim: Name
-    moment: Literal["training", "scoring", "between"]
+    moment: Literal["training", "scoring", "between", "starting"]
     step: int
     client: int = 1
 
@@ -72,9 +73,10 @@ def has_come(strike: Strike, progress: dict[str, object], at_work: Callable[[], 
     done = progress.get("steps_done")
     if not isinstance(done, int) or done < strike.step:
         return False
-    return strike.moment == "between" or (
-        progress.get("phase") == _PHASES[strike.moment] and at_work()
-    )
+    if strike.moment == "between":
+        return True
+    in_phase = progress.get("phase") == _PHASES[strike.moment]
+    return in_phase and at_work() != (strike.moment == "starting")
 
 
 @dataclass
