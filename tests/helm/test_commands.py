@@ -12,6 +12,7 @@ import pytest
 import typer
 
 from orchestrator.cli.app import app
+from tests.helm.commands import parse
 from tests.helm.images import HEALTH, stages
 
 pytest.importorskip("gotpl")
@@ -20,23 +21,6 @@ from tests.helm.chart import CHART, SETS, containers, of_set, pods, render, valu
 
 NAMES = sorted(path.stem for path in SETS.iterdir())
 ROOT = CHART.parents[1]
-
-
-def parse(line):
-    """The command's name and what each of its options is.
-
-    Raises: click's UsageError for an option that is none, or a value that is not one of its.
-    """
-    command, arguments, words = typer.main.get_command(app), list(line), []
-    context = command.make_context("perennial", ["--help"], resilient_parsing=True)
-    while hasattr(command, "commands"):
-        word = arguments.pop(0)
-        if word == "ui" and word not in command.commands:
-            pytest.skip("`perennial ui` is not in this tree")
-        command = command.commands[word]
-        words.append(word)
-    with command.make_context(words[-1], arguments, parent=context) as parsed:
-        return " ".join(words), parsed.params
 
 
 def in_a_shell(script, tmp_path, environment):
