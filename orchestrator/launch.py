@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from orchestrator.conduct import conduct
 from orchestrator.config import RunConfig, parse_config
@@ -183,9 +183,19 @@ def _simulate(run_id: str, config: RunConfig, home: Home) -> None:
         num_supernodes=config.federation.clients,
         backend_config={
             "client_resources": {"num_cpus": min(threads, cores), "num_gpus": 0.0},
-            "init_args": {"num_cpus": cores, "include_dashboard": False, "log_to_driver": False},
+            "init_args": _ray_arguments(cores),
         },
     )
+
+
+def _ray_arguments(cores: int) -> dict[str, Any]:  # Any: Flower's own union is wider
+    """For ``ray.init``: a Ray of our own, or the cluster that ``RAY_ADDRESS`` names.
+
+    The size of a cluster is its own, and Ray refuses to be told another.  Its workers need our data
+    directory at the same path, because a client may be simulated on any of them.
+    """
+    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False}
+    return quiet if os.environ.get("RAY_ADDRESS") else {"num_cpus": cores, **quiet}
 
 
 if __name__ == "__main__":

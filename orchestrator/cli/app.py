@@ -28,6 +28,7 @@ from orchestrator.entries import catalog_entries
 from orchestrator.examples import NAMES, example_text
 from orchestrator.home import Home
 from orchestrator.launch import Simulation, export_merged, run_in_process
+from orchestrator.once import earlier_run
 from orchestrator.report import render_comparison
 from orchestrator.restarts import Ending, Restarts
 from orchestrator.results import Show
@@ -78,6 +79,14 @@ Restarted = Annotated[
         "A run that failed would fail again and is not restarted.",
     ),
 ]
+Once = Annotated[
+    bool,
+    typer.Option(
+        "--once",
+        help="If there is a run of this very configuration, carry that one on to its end instead "
+        "of beginning another. For whatever starts commands again, such as a Job.",
+    ),
+]
 On = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="Run on this SuperLink instead of simulating."),
@@ -117,14 +126,35 @@ def run(  # noqa: PLR0913 - a command's options
     token_file: federation.TokenFile = None,
     insecure: federation.Insecure = False,  # noqa: FBT002 - a command-line flag
     restarts: Restarted = 0,
+    once: Once = False,  # noqa: FBT002 - a command-line flag
 ) -> None:
     """Run a file: simulate its clients, or with --on have those of a real federation learn."""
     config, home = load_config(path, overrides or ()), Home.from_environment()
+    begun = _begun(config, home) if once else None
     if on is None:
-        _carry_out(submit(config, home), config, home, restarts)
+        if begun:
+            _require_simulated(begun)
+        _carry_out(begun.run_id if begun else submit(config, home), config, home, restarts)
         return
     with _control(connection(on, root_certificates, token_file, insecure=insecure)) as control:
-        _follow(RemoteRun(control, config, home, output.console()), None, restarts)
+        remote = RemoteRun(control, config, home, output.console())
+        _follow(remote, begun.run_id if begun else None, restarts)
+
+
+def _begun(config: RunConfig, home: Home) -> RunRecord | None:
+    """The run of this configuration to be carried on, if any; one that has ended ends us too."""
+    try:
+        with handling(signal.default_int_handler):
+            found = earlier_run(config, home.store(), output.saying(output.console()))
+    except KeyboardInterrupt:  # the run itself goes on
+        raise typer.Exit(EXIT_CODES[RunStatus.INTERRUPTED]) from None
+    if found is None:
+        return None
+    if found.status in (RunStatus.COMPLETED, RunStatus.FAILED):
+        log_path = home.run_folder(found.run_id) / "run.log"
+        output.print_outcome(_shown(found.run_id, home), log_path=log_path)
+        raise typer.Exit(EXIT_CODES[found.status])
+    return reclaim(found.run_id, home.store())
 
 
 @app.command()

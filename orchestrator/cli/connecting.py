@@ -32,6 +32,7 @@ def client_options(  # noqa: PLR0913 - the command's options, checked together
     memory_limit_bytes: int | None,
     uplink_limit_bytes_per_second: int | None,
     work: Path | None,
+    trainer: str | None,
 ) -> ClientOptions:
     """What ``perennial client`` was told, checked together.
 
@@ -54,6 +55,7 @@ def client_options(  # noqa: PLR0913 - the command's options, checked together
     if not insecure and auth_key is None:
         hint = "the federation's operator has it; --insecure is for servers started so"
         faults.append(Fault("--auth-key", "nothing", "this node's private key", hint))
+    faults += _trainer_faults(trainer, kind, memory_limit_bytes or uplink_limit_bytes_per_second)
     if faults:
         raise ConfigError("client", faults)
     public = load_node_key(auth_key, key="--auth-key") if auth_key else None
@@ -71,7 +73,21 @@ def client_options(  # noqa: PLR0913 - the command's options, checked together
         memory_limit_bytes=memory_limit_bytes,
         uplink_limit_bytes_per_second=uplink_limit_bytes_per_second,
         work=(work or Home.from_environment().folder / "nodes" / client_id).absolute(),
+        trainer=trainer,
     )
+
+
+def _trainer_faults(trainer: str | None, kind: str, limit: int | None) -> list[Fault]:
+    """What is wrong with ``--trainer``; kind and limits are in that trainer's own settings."""
+    if trainer is None:
+        return []
+    faults = list[Fault]()
+    if not trainer.removeprefix("unix:").startswith("/") or not trainer.startswith("unix:"):
+        faults.append(Fault("--trainer", repr(trainer), "unix: and an absolute path"))
+    if kind != "auto" or limit is not None:
+        found = "--trainer with --kind, --memory-limit or --uplink-limit"
+        faults.append(Fault("--trainer", found, "these in the settings of that trainer"))
+    return faults
 
 
 def connection(

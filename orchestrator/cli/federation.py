@@ -165,6 +165,13 @@ def client(  # noqa: PLR0913 - a command's options
     work: Annotated[
         Path | None, typer.Option(help="This client's own folder. Default: in PERENNIAL_HOME.")
     ] = None,
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="unix:PATH",
+            help="A trainer kept running by others (clients.trainer_service). Default: start one.",
+        ),
+    ] = None,
 ) -> None:
     """Take part in a federation: start a trainer and a SuperNode, and keep them running.
 
@@ -184,6 +191,7 @@ def client(  # noqa: PLR0913 - a command's options
         memory_limit_bytes=in_bytes(memory_limit, "--memory-limit"),
         uplink_limit_bytes_per_second=in_bytes(uplink_limit, "--uplink-limit"),
         work=work,
+        trainer=trainer,
     )
     options.work.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = FileLock(options.work / "client.lock", timeout=0)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.cores import usable_cores
+from orchestrator.deployment.elsewhere import Elsewhere
 from orchestrator.deployment.flower import Address, a_free_port, flower_environment
 from orchestrator.deployment.probe import probe
 from orchestrator.deployment.processes import Children, Program, Running
 from orchestrator.deployment.reading import NodeSigns, refusal, still_connected, trainer_refusal
-from orchestrator.deployment.supervisor import Supervised
+from orchestrator.deployment.supervisor import Process, Supervised
 from strategies.types import ClientId, client_ids
 
 TRAINER_MODULE: Final = "clients.trainer_service"
@@ -38,7 +39,8 @@ class ClientOptions:
 
     ``data`` is the folder its examples are read from; ``memory_limit_bytes`` and
     ``uplink_limit_bytes_per_second`` are None where nothing was said; ``kind`` is auto, edge, gpu
-    or cpu.  ``work`` is the client's own folder: state, cache, logs.
+    or cpu.  ``work`` is the client's own folder: state, cache, logs.  ``trainer`` is the socket,
+    ``unix:PATH``, of a trainer that somebody else keeps running; None if we start one.
     """
 
     superlink: Address
@@ -53,6 +55,7 @@ class ClientOptions:
     memory_limit_bytes: int | None
     uplink_limit_bytes_per_second: int | None
     work: Path
+    trainer: str | None = None
 
     @property
     def client_id(self) -> ClientId:
@@ -88,18 +91,23 @@ class Client:
     def prepare(cls, options: ClientOptions) -> Client:
         """Write what the processes need; nothing is started yet."""
         signs = NodeSigns()
-        trainer, supernode = _programs(options, signs)
+        address = options.trainer or _socket(options.work)
+        trainer, supernode = _programs(options, signs, address)
         children = Children(options.work / "children")
         children.end_left_behind(_STOP_SECONDS)  # of a `perennial client` that was killed
-        address, key = str(options.superlink), options.fingerprint
+        superlink, key = str(options.superlink), options.fingerprint
 
         def started(program: Program) -> Running:
             running = Running.start(program)
             children.note(running)
             return running
 
-        def start_trainer() -> Running:
+        def start_trainer() -> Process:
             signs.trainer_listens = False
+            if options.trainer:
+                elsewhere = Elsewhere.reached(options.trainer)
+                signs.trainer_listens = True
+                return elsewhere
             return started(trainer)
 
         def start_supernode() -> Running:
@@ -109,7 +117,7 @@ class Client:
             return started(replace(supernode, command=_supernode_command(options)))
 
         def reason(_: int, lines: Sequence[str]) -> str | None:
-            return refusal(lines, address=address, key=key)
+            return refusal(lines, address=superlink, key=key)
 
         return cls(
             options=options,
@@ -125,7 +133,7 @@ class Client:
                 start=start_supernode,
                 is_ready=lambda: signs.connected,
                 verdict=reason,
-                passing=lambda lines: still_connected(lines, address=address),
+                passing=lambda lines: still_connected(lines, address=superlink),
             ),
         )
 
@@ -196,15 +204,19 @@ class Client:
         return "trainer warm" if self.signs.trainer_listens else "trainer starting"
 
 
-def _programs(options: ClientOptions, signs: NodeSigns) -> tuple[Program, Program]:
-    """The trainer and the SuperNode; makes the work folder and the files in it."""
+def _programs(options: ClientOptions, signs: NodeSigns, address: str) -> tuple[Program, Program]:
+    """The trainer and the SuperNode; makes the work folder and the files in it.
+
+    A trainer of somebody else's has a socket that is our user's alone, and no token.
+    """
     work = options.work
     work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    settings, token, address = work / "settings.json", work / "trainer.token", _socket(work)
+    settings, token = work / "settings.json", work / "trainer.token"
     settings.write_text(json.dumps(options.trainer_settings(), indent=2), encoding="utf-8")
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     home = {"PERENNIAL_HOME": str(work)}
+    shown = {} if options.trainer else {"PERENNIAL_TRAINER_TOKEN_FILE": str(token)}
     trainer = Program(
         name="trainer",
         command=[
@@ -221,7 +233,7 @@ def _programs(options: ClientOptions, signs: NodeSigns) -> tuple[Program, Progra
         command=_supernode_command(options),
         environment=flower_environment(
             work / "flower",
-            home | {"PERENNIAL_TRAINER": address, "PERENNIAL_TRAINER_TOKEN_FILE": str(token)},
+            home | {"PERENNIAL_TRAINER": address} | shown,
         ),
         log_path=work / "supernode.log",
         cwd=options.data,
