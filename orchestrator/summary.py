@@ -57,7 +57,7 @@ def show(
             "code_version": run.code_version,
             "tasks": run.task_names,
             "arrival": _arrival(run),
-            **_scores(rounds, len(run.task_names), _arrivals(run), _ward(run, rounds)),
+            **_scores(rounds, len(run.task_names), arrivals_of(run), _ward(run, rounds)),
             "bytes_up": _sum(rounds, "bytes_up"),
             "bytes_down": _sum(rounds, "bytes_down"),
             "rounds": [_round(record) for record in rounds],
@@ -162,7 +162,7 @@ def _arrival(run: RunRecord) -> str:
     return str(run.config.get("stream", {}).get("arrival", "together"))
 
 
-def _arrivals(run: RunRecord) -> Arrivals | None:
+def arrivals_of(run: RunRecord) -> Arrivals | None:
     """When each client meets each task; None where all meet the same at once."""
     if _arrival(run) == "together" or not run.task_names:
         return None
@@ -310,7 +310,7 @@ def _releases(
 ) -> list[Json]:
     """Judged anew from the scores, by what the run file asks for."""
     require = Requirements.model_validate(run.config.get("publish", {}).get("require", {}))
-    found = verdicts(rounds, require, run.task_names, _arrivals(run))
+    found = verdicts(rounds, require, run.task_names, arrivals_of(run))
     return described(rounds, found, events, len(run.task_names))
 
 

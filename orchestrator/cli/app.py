@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from orchestrator.cli import federation, output, upkeep
+from orchestrator.cli import federation, monitoring, output, upkeep
 from orchestrator.cli.connecting import connection
 from orchestrator.cli.live import LiveView
 from orchestrator.cli.remote_run import RemoteRun
@@ -85,6 +85,7 @@ On = Annotated[
 app.command()(federation.certs)
 app.command()(federation.server)
 app.command()(federation.client)
+app.command()(monitoring.metrics)
 app.command()(upkeep.gc)
 app.command()(upkeep.delete)
 
