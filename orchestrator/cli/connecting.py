@@ -32,6 +32,7 @@ def client_options(  # noqa: PLR0913 - the command's options, checked together
     memory_limit_bytes: int | None,
     uplink_limit_bytes_per_second: int | None,
     work: Path | None,
+    metrics: Address | None,
 ) -> ClientOptions:
     """What ``perennial client`` was told, checked together.
 
@@ -71,6 +72,7 @@ def client_options(  # noqa: PLR0913 - the command's options, checked together
         memory_limit_bytes=memory_limit_bytes,
         uplink_limit_bytes_per_second=uplink_limit_bytes_per_second,
         work=(work or Home.from_environment().folder / "nodes" / client_id).absolute(),
+        metrics=metrics,
     )
 
 

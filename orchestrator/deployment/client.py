@@ -38,7 +38,8 @@ class ClientOptions:
 
     ``data`` is the folder its examples are read from; ``memory_limit_bytes`` and
     ``uplink_limit_bytes_per_second`` are None where nothing was said; ``kind`` is auto, edge, gpu
-    or cpu.  ``work`` is the client's own folder: state, cache, logs.
+    or cpu.  ``work`` is the client's own folder: state, cache, logs.  ``metrics``
+    is where the trainer serves Prometheus, if anywhere.
     """
 
     superlink: Address
@@ -53,6 +54,7 @@ class ClientOptions:
     memory_limit_bytes: int | None
     uplink_limit_bytes_per_second: int | None
     work: Path
+    metrics: Address | None = None
 
     @property
     def client_id(self) -> ClientId:
@@ -209,7 +211,7 @@ def _programs(options: ClientOptions, signs: NodeSigns) -> tuple[Program, Progra
         name="trainer",
         command=[
             sys.executable, "-m", TRAINER_MODULE, "--address", address,
-            "--settings", str(settings), "--token-file", str(token),
+            "--settings", str(settings), "--token-file", str(token), *_metrics(options.metrics),
         ],
         environment=flower_environment(work / "flower", home),
         log_path=work / "trainer.log",
@@ -228,6 +230,10 @@ def _programs(options: ClientOptions, signs: NodeSigns) -> tuple[Program, Progra
         on_line=signs.read_supernode,
     )
     return trainer, supernode
+
+
+def _metrics(at: Address | None) -> list[str]:
+    return ["--metrics-host", at.host, "--metrics-port", str(at.port)] if at else []
 
 
 def _socket(work: Path) -> str:
