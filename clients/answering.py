@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from strategies.types import ClientId
@@ -11,11 +11,18 @@ from strategies.types import ClientId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """Where the work on an answer is: ``step`` of ``steps`` local ones, both 0 outside training."""
+    """Where the work on an answer is: ``step`` of ``steps`` local ones, both 0 outside training.
+
+    ``seconds`` is how long that step took, None if none was taken; ``examples`` and, of a text
+    model, ``tokens`` are those of its batch.
+    """
 
     phase: str
     step: int = 0
     steps: int = 0
+    seconds: float | None = field(default=None, compare=False)
+    examples: int = field(default=0, compare=False)
+    tokens: int = field(default=0, compare=False)
 
 
 Listener = Callable[[Progress], None]

@@ -17,7 +17,15 @@ from functools import partial
 from typing import Final
 
 from clients.answering import Listener, Progress, Trainer
-from clients.jobs import AbandonedError, BenchStatus, BusyError, Job, StoppingError
+from clients.jobs import (
+    UNOBSERVED,
+    AbandonedError,
+    BenchStatus,
+    BusyError,
+    Job,
+    Observer,
+    StoppingError,
+)
 from strategies.types import ClientId
 from strategies.wire import kind_of, text_of
 
@@ -31,10 +39,14 @@ class Bench:
     """A trainer, its worker thread and the message being worked on."""
 
     def __init__(
-        self, make: Callable[[Listener], Trainer], clock: Callable[[], float] = time.monotonic
+        self,
+        make: Callable[[Listener], Trainer],
+        clock: Callable[[], float] = time.monotonic,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         """``make`` is called in the worker thread, whose settings torch may keep."""
         self._clock = clock
+        self._observer = observer
         self._changed = threading.Condition()
         self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._trainer: Trainer | None = None
@@ -64,7 +76,11 @@ class Bench:
                 if known and known.key == key and not known.abandoned:
                     known.waiting += 1
                     return known
-            self._make_way()
+            try:
+                self._make_way()
+            except BusyError:
+                self._observer.refused()
+                raise
             job = Job(client_id, message, key, run_id)
             self._current, self._last = job, None
             self._jobs.put(job)
@@ -151,6 +167,7 @@ class Bench:
             self._trainer = trainer
         while (job := self._jobs.get()) is not None:
             answer, error = self._answered(trainer, job)
+            self._observer.ended(job, answer, error)
             with self._changed:
                 job.answer, job.error, job.message = answer, error, b""
                 self._current, self._fresh, self._since = None, False, self._clock()
@@ -176,6 +193,7 @@ class Bench:
         return None, error
 
     def _hear(self, progress: Progress) -> None:
+        self._observer.heard(progress)
         with self._changed:
             job = self._current
             if job is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from clients.answering import Progress
 from strategies.errors import PerennialError
@@ -59,3 +60,35 @@ class BenchStatus:
     answers: int
     busy: bool
     idle_seconds: float
+
+
+class Observer(Protocol):
+    """Takes note of what a bench does; called by its worker, and must not raise."""
+
+    def heard(self, progress: Progress) -> None:
+        """How far the work is."""
+        ...
+
+    def ended(self, job: Job, answer: bytes | None, error: str | None) -> None:
+        """A job has its answer, or an error says why there is none."""
+        ...
+
+    def refused(self) -> None:
+        """A message came while another one was worked on."""
+        ...
+
+
+class _Nobody:
+    """Takes note of nothing."""
+
+    def heard(self, progress: Progress) -> None:
+        pass
+
+    def ended(self, job: Job, answer: bytes | None, error: str | None) -> None:
+        pass
+
+    def refused(self) -> None:
+        pass
+
+
+UNOBSERVED: Final[Observer] = _Nobody()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -12,24 +13,45 @@ from clients.answering import Listener, Progress
 from clients.device import host
 from clients.methods.base import ClientMethod
 from strategies.lora import keys_of
+from strategies.protocols import ExampleIds
 from strategies.types import LORA_A, LORA_B, Array, GroupName, ParamKey, Tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from clients.training import LocalRun
+    from clients.training import Draw, LocalRun
 
 _SMOOTHING: Final = 0.85  # β₁ and β₂ of AdaLoRA
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Announced(ClientMethod):
-    """Tells ``listener`` of every local step."""
+    """Tells ``listener`` of every local step; the last of the methods, so it sees the whole batch.
+
+    A step's time is from its batch being drawn to its parameters being new.
+    """
 
     listener: Listener
+    began: float = 0.0
+    drawn: ExampleIds = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def batch(self, run: LocalRun, draw: Draw) -> Draw:
+        self.began, self.drawn = time.monotonic(), np.concatenate(draw)
+        return draw
 
     def after_step(self, run: LocalRun) -> None:
-        self.listener(Progress(phase="train", step=run.step + 1, steps=run.work.steps))
+        of_text = run.recipe.task != "image-classification"
+        tokens = int(run.dataset.train.lengths[self.drawn].sum()) if of_text else 0
+        self.listener(
+            Progress(
+                phase="train",
+                step=run.step + 1,
+                steps=run.work.steps,
+                seconds=time.monotonic() - self.began,
+                examples=len(self.drawn),
+                tokens=tokens,
+            )
+        )
 
 
 @dataclass(slots=True)

@@ -27,13 +27,16 @@ from grpc_health.v1.health import HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
+from clients import profile as device
 from clients.addresses import check_address, claim_socket, is_unix, read_token, release_socket
 from clients.answering import Listener, Trainer
 from clients.bench import Bench
 from clients.framing import SERVICE
+from clients.jobs import UNOBSERVED, Observer
 from clients.proto.trainer_pb2_grpc import add_TrainerServicer_to_server
 from clients.servicer import Servicer
 from clients.settings import ClientSettings, read_settings
+from clients.telemetry import TrainerMetrics, expose
 from clients.trainer import LocalTrainer
 from strategies.errors import ConfigError, Fault, PerennialError
 
@@ -91,6 +94,7 @@ def serve(
     *,
     token: str | None = None,
     max_message_bytes: int,
+    observer: Observer = UNOBSERVED,
 ) -> Serving:
     """Start listening; port 0 becomes a free one.
 
@@ -100,7 +104,7 @@ def serve(
     server = grpc.server(
         ThreadPoolExecutor(_THREADS), interceptors=[Guard(token)] if token else [], options=_OPTIONS
     )
-    bench, health = Bench(make), HealthServicer()
+    bench, health = Bench(make, observer=observer), HealthServicer()
     add_TrainerServicer_to_server(Servicer(bench, max_message_bytes), server)
     add_HealthServicer_to_server(health, server)
     health.set(SERVICE, HealthCheckResponse.SERVING)
@@ -135,6 +139,8 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--idle-seconds", type=float, default=600.0, help="after which the model is dropped"
     )
+    parser.add_argument("--metrics-host", default="127.0.0.1", help="where --metrics-port is open")
+    parser.add_argument("--metrics-port", type=int, help="for Prometheus; 0 for any. Default: none")
     return parser.parse_args(given)
 
 
@@ -147,20 +153,26 @@ def main(given: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     arguments, stop = _arguments(given), threading.Event()
+    metrics = TrainerMetrics()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
         settings = _of_a_device(read_settings(arguments.settings))
         token = read_token(arguments.token_file) if arguments.token_file else None
+        if arguments.metrics_port is not None:
+            where = expose(metrics, arguments.metrics_host, arguments.metrics_port)
+            log.info("metrics at %s", where)
         serving = serve(
             partial(LocalTrainer, settings),
             arguments.address,
             token=token,
             max_message_bytes=settings.max_message_bytes,
+            observer=metrics,
         )
     except PerennialError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    metrics.watch(serving.bench.status, device.used_memory_bytes)
     sys.stdout.write(f"trainer listening on {serving.address}\n")
     sys.stdout.flush()
     while not stop.wait(1.0):

@@ -44,20 +44,10 @@ class Digest:
         """The digest of what the store has summed."""
         return cls(run=sums.run, steps=sums.steps, clients=sums.clients)
 
-    @property
-    def arrival(self) -> str:
-        """``together`` for runs from before there was a choice."""
-        return str(self.run.config.get("stream", {}).get("arrival", "together"))
-
     @cached_property
     def when(self) -> Arrivals | None:
-        """When each client meets each task; None where all meet the same at once."""
-        if self.arrival == "together" or not self.run.task_names:
-            return None
-        config = self.run.config
-        recipe = StreamRecipe.model_validate(config["stream"])
-        clients = client_ids(config["federation"]["clients"])
-        return arrivals(recipe, clients, len(self.run.task_names), config["seed"])
+        """As ``arrivals_of``."""
+        return arrivals_of(self.run)
 
     @cached_property
     def scores(self) -> Sequence[ScoreRecord]:
@@ -89,7 +79,7 @@ class Digest:
         accs = [each.acc() for each in self.own.values()]
         losses = [each.forgetting() for each in self.own.values()]
         return {
-            "arrival": self.arrival,
+            "arrival": _arrival(self.run),
             "tasks_learnt": matrix.num_learnt,
             "last_row": matrix.last_row,
             "learnt_at": matrix.rows.tolist(),
@@ -189,6 +179,20 @@ def _sum(one: ScoreRecord, other: ScoreRecord) -> ScoreRecord:
         num_gained=one.num_gained + other.num_gained,
         num_compared=one.num_compared + other.num_compared,
     )
+
+
+def arrivals_of(run: RunRecord) -> Arrivals | None:
+    """When each client meets each task; None where all meet the same at once."""
+    if _arrival(run) == "together" or not run.task_names:
+        return None
+    recipe = StreamRecipe.model_validate(run.config["stream"])
+    clients = client_ids(run.config["federation"]["clients"])
+    return arrivals(recipe, clients, len(run.task_names), run.config["seed"])
+
+
+def _arrival(run: RunRecord) -> str:
+    """``together`` for runs from before there was a choice."""
+    return str(run.config.get("stream", {}).get("arrival", "together"))
 
 
 def _mean(values: Sequence[float]) -> float | None:

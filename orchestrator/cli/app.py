@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from orchestrator.cli import federation, output, ui, upkeep
+from orchestrator.cli import federation, monitoring, output, ui, upkeep
 from orchestrator.cli.connecting import connection
 from orchestrator.cli.live import LiveView
 from orchestrator.cli.remote_run import RemoteRun
@@ -34,7 +34,7 @@ from orchestrator.restarts import Ending, Restarts
 from orchestrator.results import Show
 from orchestrator.signals import handling
 from orchestrator.store import upgrade_database
-from orchestrator.store.base import RunStatus
+from orchestrator.store.base import RunRecord, RunStatus
 from orchestrator.summary import compare, run_listing, show
 from strategies.catalog import KINDS, nearest
 from strategies.errors import ConfigError, Fault, PerennialError, RunNotFoundError
@@ -95,6 +95,7 @@ On = Annotated[
 app.command()(federation.certs)
 app.command()(federation.server)
 app.command()(federation.client)
+app.command()(monitoring.metrics)
 app.command()(upkeep.gc)
 app.command()(upkeep.delete)
 app.command()(ui.ui)
@@ -133,7 +134,7 @@ def run(  # noqa: PLR0913 - a command's options
     begun = _begun(config, home) if once else None
     if on is None:
         if begun:
-            _require_simulated(begun)
+            require_simulated(begun)
         _carry_out(begun.run_id if begun else submit(config, home), config, home, restarts)
         return
     with _control(connection(on, root_certificates, token_file, insecure=insecure)) as control:

@@ -33,6 +33,7 @@ def client_options(  # noqa: PLR0913 - the command's options, checked together
     uplink_limit_bytes_per_second: int | None,
     work: Path | None,
     trainer: str | None,
+    metrics: Address | None,
 ) -> ClientOptions:
     """What ``perennial client`` was told, checked together.
 
@@ -74,6 +75,7 @@ def client_options(  # noqa: PLR0913 - the command's options, checked together
         uplink_limit_bytes_per_second=uplink_limit_bytes_per_second,
         work=(work or Home.from_environment().folder / "nodes" / client_id).absolute(),
         trainer=trainer,
+        metrics=metrics,
     )
 
 

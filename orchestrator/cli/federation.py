@@ -172,6 +172,13 @@ def client(  # noqa: PLR0913 - a command's options
             help="A trainer kept running by others (clients.trainer_service). Default: start one.",
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Serve the trainer's Prometheus metrics here."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(help="Address that --metrics-port listens on.")
+    ] = "127.0.0.1",
 ) -> None:
     """Take part in a federation: start a trainer and a SuperNode, and keep them running.
 
@@ -192,6 +199,7 @@ def client(  # noqa: PLR0913 - a command's options
         uplink_limit_bytes_per_second=in_bytes(uplink_limit, "--uplink-limit"),
         work=work,
         trainer=trainer,
+        metrics=Address(host=metrics_host, port=metrics_port) if metrics_port else None,
     )
     options.work.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = FileLock(options.work / "client.lock", timeout=0)

@@ -40,7 +40,8 @@ class ClientOptions:
     ``data`` is the folder its examples are read from; ``memory_limit_bytes`` and
     ``uplink_limit_bytes_per_second`` are None where nothing was said; ``kind`` is auto, edge, gpu
     or cpu.  ``work`` is the client's own folder: state, cache, logs.  ``trainer`` is the socket,
-    ``unix:PATH``, of a trainer that somebody else keeps running; None if we start one.
+    ``unix:PATH``, of a trainer that somebody else keeps running; None if we start one.  ``metrics``
+    is where the trainer serves Prometheus, if anywhere.
     """
 
     superlink: Address
@@ -56,6 +57,7 @@ class ClientOptions:
     uplink_limit_bytes_per_second: int | None
     work: Path
     trainer: str | None = None
+    metrics: Address | None = None
 
     @property
     def client_id(self) -> ClientId:
@@ -221,7 +223,7 @@ def _programs(options: ClientOptions, signs: NodeSigns, address: str) -> tuple[P
         name="trainer",
         command=[
             sys.executable, "-m", TRAINER_MODULE, "--address", address,
-            "--settings", str(settings), "--token-file", str(token),
+            "--settings", str(settings), "--token-file", str(token), *_metrics(options.metrics),
         ],
         environment=flower_environment(work / "flower", home),
         log_path=work / "trainer.log",
@@ -240,6 +242,10 @@ def _programs(options: ClientOptions, signs: NodeSigns, address: str) -> tuple[P
         on_line=signs.read_supernode,
     )
     return trainer, supernode
+
+
+def _metrics(at: Address | None) -> list[str]:
+    return ["--metrics-host", at.host, "--metrics-port", str(at.port)] if at else []
 
 
 def _socket(work: Path) -> str:

@@ -12,7 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+if TYPE_CHECKING:
+    from orchestrator.store.tallies import Tallies
 
 LEASE: Final = timedelta(seconds=60)  # how long a lease lasts that is not renewed
 
@@ -255,4 +258,8 @@ class RunStore(Protocol):
 
     def events(self, run_id: str) -> Sequence[EventRecord]:
         """The run's history, oldest first."""
+        ...
+
+    def tallies(self) -> Tallies:
+        """What monitoring reads."""
         ...

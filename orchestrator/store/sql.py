@@ -8,6 +8,7 @@ included, so that doing it again after a lost connection writes the same (``sess
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -42,10 +43,12 @@ from orchestrator.store.rows import (
 )
 from orchestrator.store.sessions import Sessions
 from orchestrator.store.tables import EventRow, ReplyRow, RoundRow, RunRow, ScoreRow
+from orchestrator.store.tallies import SqlTallies, Tallies
 from strategies.errors import RunNotFoundError, StaleRunStatusError
 
 # A clock that was set back by less than this still gives ids and times that sort.
 _SET_BACK = timedelta(days=1)
+_SCRAPE_SECONDS = 0.5  # a database that is away is what monitoring has to tell, at once
 
 
 class SqlRunStore(SqlBrowsing):
@@ -273,6 +276,10 @@ class SqlRunStore(SqlBrowsing):
             f"reading the events of run {run_id}",
             lambda session: [record_of(EventRecord, row) for row in session.scalars(wanted)],
         )
+
+    def tallies(self) -> Tallies:
+        hasty = replace(self._sessions.patience, limit_seconds=_SCRAPE_SECONDS)
+        return SqlTallies(replace(self._sessions, patience=hasty))
 
 
 def _stale(session: Session, run_id: str, expected: Collection[RunStatus]) -> str:
