@@ -80,7 +80,7 @@ RUN = {"x": {"file": "a"}}
         ({**PLAIN, "runs": RUN}, "runs.x: needs tls.enabled"),
         ({"runs": {"x": {"file": "a", "simulate": True}}}, "simulation.rayCluster.enabled"),
         ({"simulation": {"rayCluster": {"enabled": True}}}, "ReadWriteMany"),
-        ({"ui": {"enabled": False}, "metrics": {"podMonitor": POOL}}, "metrics: needs ui.enabled"),
+        ({"ui": {"enabled": False}, "metrics": {"serviceMonitor": POOL}}, "needs ui.enabled"),
         ({"supernode": {"clients": 1, "cpu": {**POOL, "replicas": 2}}}, "cpu-1 is client 1"),
         ({"supernode": {"clients": 9, "cpu": POOL, "gpu": POOL}},
          "client number 0 is both cpu-0 and gpu-0"),
