@@ -19,6 +19,8 @@ pytest.importorskip("gotpl")
 
 from tests.helm.chart import CHART, SETS, containers, of_set, pods, render, values_of
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(path.stem for path in SETS.iterdir())
 ROOT = CHART.parents[1]
 

@@ -13,6 +13,8 @@ from gotpl.errors import TemplateExecutionError
 
 from tests.helm.chart import check, defaults, merged, of_set, render
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_defaults_are_within_their_own_schema():
     check(defaults())
