@@ -22,8 +22,11 @@ def several(of: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": of, "minItems": 1}
 
 
-SELECTOR = shape("matchLabels", matchLabels=LABELS)
-ENDPOINTS = several(shape("port path", port=STRING, path=STRING, interval=STRING))
+SELECTOR = shape("matchLabels", matchLabels=LABELS, matchExpressions=several({"type": "object"}))
+RELABELING = shape("targetLabel replacement", targetLabel=STRING, replacement=STRING)
+ENDPOINTS = several(
+    shape("port path", port=STRING, path=STRING, interval=STRING, relabelings=several(RELABELING))
+)
 POD = {"type": "object", "required": ["spec"]}  # its inside is held against Kubernetes' own schema
 RULE = shape(
     "expr", alert=STRING, record=STRING, expr=STRING, labels=LABELS, annotations=LABELS,

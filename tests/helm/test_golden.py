@@ -14,6 +14,8 @@ pytest.importorskip("gotpl")
 
 from tests.helm.chart import SETS, containers, of_set, pods
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in SETS.iterdir())
 

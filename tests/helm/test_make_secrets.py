@@ -16,6 +16,8 @@ from cryptography import x509
 
 from orchestrator.deployment.keys import load_node_key
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).parents[2] / "helm" / "perennial" / "files" / "make_secrets.py"
 URL = "/api/v1/namespaces/lab/secrets"
 

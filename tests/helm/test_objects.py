@@ -20,6 +20,8 @@ from tests.helm.chart import (
 )
 from tests.helm.crds import SPECS
 
+pytestmark = pytest.mark.slow
+
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 NAMES = sorted(path.stem for path in SETS.iterdir())
 every_set = pytest.mark.parametrize("name", NAMES)

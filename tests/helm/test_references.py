@@ -11,6 +11,8 @@ pytest.importorskip("gotpl")
 from orchestrator.deployment.certificates import CertificateFolder
 from tests.helm.chart import SETS, containers, of_set, pods, render, values_of
 
+pytestmark = pytest.mark.slow
+
 NAMES = sorted(path.stem for path in SETS.iterdir())
 every_set = pytest.mark.parametrize("name", NAMES)
 ELSEWHERE = {"examples"}  # claims that a value set says somebody else makes

@@ -13,6 +13,8 @@ from gotpl.errors import TemplateExecutionError
 
 from tests.helm.chart import check, defaults, merged, of_set, render
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_defaults_are_within_their_own_schema():
     check(defaults())
@@ -80,7 +82,7 @@ RUN = {"x": {"file": "a"}}
         ({**PLAIN, "runs": RUN}, "runs.x: needs tls.enabled"),
         ({"runs": {"x": {"file": "a", "simulate": True}}}, "simulation.rayCluster.enabled"),
         ({"simulation": {"rayCluster": {"enabled": True}}}, "ReadWriteMany"),
-        ({"ui": {"enabled": False}, "metrics": {"podMonitor": POOL}}, "metrics: needs ui.enabled"),
+        ({"ui": {"enabled": False}, "metrics": {"serviceMonitor": POOL}}, "needs ui.enabled"),
         ({"supernode": {"clients": 1, "cpu": {**POOL, "replicas": 2}}}, "cpu-1 is client 1"),
         ({"supernode": {"clients": 9, "cpu": POOL, "gpu": POOL}},
          "client number 0 is both cpu-0 and gpu-0"),

@@ -298,3 +298,17 @@ affinity:
     defaultMode: 0440
 {{- end }}
 {{- end -}}
+
+{{- define "perennial.metricsArguments" -}}
+{{- if .Values.metrics.podMonitor.enabled -}}
+- --metrics-host=0.0.0.0
+- --metrics-port=9465
+{{- end -}}
+{{- end -}}
+
+{{- define "perennial.metricsPort" -}}
+{{- if .Values.metrics.podMonitor.enabled -}}
+ports:
+  - {name: metrics, containerPort: 9465}
+{{- end -}}
+{{- end -}}
