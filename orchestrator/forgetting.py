@@ -6,34 +6,45 @@ Pure, from the record of a run.  Accuracies are fractions; tasks count from 0.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from orchestrator.metrics import AccuracyMatrix, by_client
-from orchestrator.store.base import ReplyRecord, RoundRecord
+from orchestrator.store.base import RoundRecord
+from orchestrator.store.totals import RoundTotals, StepRecord, step_of
 from strategies.arrival import Arrivals
 
 Json = dict[str, Any]
 
 
 def explained(rounds: Sequence[RoundRecord], num_tasks: int, when: Arrivals | None = None) -> Json:
-    """Tasks, clients and groups, those that lost or moved most first, and what replay cost.
+    """``explanation`` of a run that was read whole.
 
     ``when`` says when each client meets each task, None where every stage is a task.
     """
     scores = [score for record in rounds for score in record.scores]
-    matrix, own = (
+    return explanation(
+        [step_of(record) for record in rounds],
         AccuracyMatrix.of(scores, num_tasks, when=when),
         by_client(scores, num_tasks, when),
     )
+
+
+def explanation(
+    steps: Sequence[StepRecord], matrix: AccuracyMatrix, own: Mapping[str, AccuracyMatrix]
+) -> Json:
+    """Tasks, clients and groups, those that lost or moved most first, and what replay cost.
+
+    ``matrix`` is the run's, ``own`` each client's.
+    """
     return {
         "tasks": _tasks(matrix),
         "clients": _clients(own),
-        "groups": _groups(rounds),
-        "replay": _replay(reply for record in rounds for reply in record.replies),
+        "groups": _groups([step.record for step in steps]),
+        "replay": _replay([step.totals for step in steps]),
     }
 
 
@@ -100,21 +111,12 @@ def _groups(rounds: Sequence[RoundRecord]) -> list[Json]:
     return sorted(found, key=lambda each: -each["drift"])
 
 
-def _replay(replies: Iterable[ReplyRecord]) -> Json:
-    """Examples are counted each time a step is taken on them.
-
-    The seconds are each training's, times the share of its examples that were replayed.
-    """
-    replayed = trained = spent = 0.0
-    for reply in replies:
-        again, new = reply.metrics.get("replayed", 0.0), reply.metrics.get("new")
-        if new is None or not again + new:
-            continue  # it did not train, or was recorded before new examples were counted
-        replayed, trained = replayed + again, trained + again + new
-        spent += reply.seconds.get("train", 0.0) * again / (again + new)
+def _replay(totals: Sequence[RoundTotals]) -> Json:
+    """Examples are counted each time a step is taken on them."""
+    trained = sum(each.num_trained for each in totals)
     return {
-        "num_replayed": int(replayed),
+        "num_replayed": int(sum(each.num_replayed for each in totals)),
         "num_trained": int(trained),
-        "share": replayed / trained if trained else None,
-        "seconds": spent if trained else None,
+        "share": sum(each.num_replayed for each in totals) / trained if trained else None,
+        "seconds": sum(each.replay_seconds for each in totals) if trained else None,
     }

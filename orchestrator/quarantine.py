@@ -14,7 +14,7 @@ from typing import Final
 from orchestrator.federation import Federation
 from orchestrator.sections import Federation as FederationSection
 from orchestrator.sections import Quarantine
-from orchestrator.store.base import EventRecord, RoundRecord
+from orchestrator.store.base import EventRecord, RoundKind, RoundRecord
 from strategies.errors import RoundFailedError
 from strategies.types import ClientId, FailureReason
 
@@ -74,15 +74,19 @@ class Ward:
 
     def after(self, record: RoundRecord) -> Ward:
         """The ward once ``record`` is committed."""
+        return self.told(record.kind, ((r.client_id, r.failure_reason) for r in record.replies))
+
+    def told(self, kind: RoundKind, failures: Iterable[tuple[str, str | None]]) -> Ward:
+        """The ward once a step is committed whose replies failed by client for these reasons."""
         if self.rule is None:
             return self
-        rounds = self.rounds + (record.kind == "train")
+        rounds = self.rounds + (kind == "train")
         stays = {client: stay for client, stay in self.stays.items() if rounds < stay.until}
         faults = dict(self.faults)
-        for reply in record.replies:
-            client = ClientId(reply.client_id)
-            if reply.failure_reason in _REASONS and client not in self.stays:
-                faults[client] = (*faults.get(client, ()), str(reply.failure_reason))
+        for client_id, reason in failures:
+            client = ClientId(client_id)
+            if reason in _REASONS and client not in self.stays:
+                faults[client] = (*faults.get(client, ()), str(reason))
         for client in sorted(faults):
             if len(faults[client]) >= self.rule.faults:
                 until = rounds + self.rule.rounds

@@ -39,6 +39,7 @@ class Listed(Metrics):
     bytes_down: int | None
     rounds: int | None
     adapter_path: str | None
+    tags: list[str]
 
 
 class Listing(TypedDict):
@@ -64,8 +65,8 @@ class ShownReply(TypedDict):
     peak_memory_bytes: int
 
 
-class ShownRound(TypedDict):
-    """One committed step; ``task`` is −1 where the untrained model was scored.
+class SummedRound(TypedDict):
+    """One committed step without its replies; ``task`` is −1 where the untrained model was scored.
 
     ``seconds`` is the server's time by phase, ``client_seconds`` the clients' own, summed.
     ``accuracy`` is that of the state the step began with, where it was scored during a task.
@@ -89,6 +90,11 @@ class ShownRound(TypedDict):
     accuracy: float | None
     staleness: float | None
     intruders: float | None
+
+
+class ShownRound(SummedRound):
+    """One committed step."""
+
     replies: list[ShownReply]
 
 
@@ -209,8 +215,8 @@ class ShownEvent(TypedDict):
     data: dict[str, Any]
 
 
-class Show(Metrics):
-    """``perennial show``.
+class Overview(Metrics):
+    """What there is to say of a run besides its steps, clients and events.
 
     ``accuracy_matrix`` has a row per stage and one before, the untrained model; a stage is a task
     where ``arrival`` is ``together``.  ``last_row`` is the newest one measured; by row
@@ -243,15 +249,21 @@ class Show(Metrics):
     forgetting_explained: ForgettingExplained
     bytes_up: int
     bytes_down: int
-    rounds: list[ShownRound]
-    clients: list[ShownClient]
     releases: list[ShownRelease]
-    events: list[ShownEvent]
     adapter_path: str | None
     report_path: str | None
     checkpoint: str | None
     config: dict[str, Any]
     environment: dict[str, str]
+    tags: list[str]
+
+
+class Show(Overview):
+    """``perennial show``."""
+
+    rounds: list[ShownRound]
+    clients: list[ShownClient]
+    events: list[ShownEvent]
 
 
 class ComparedRun(TypedDict):

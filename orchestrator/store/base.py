@@ -57,6 +57,7 @@ class RunRecord:
     lease_expires_at: datetime | None
     checkpoint: str | None
     adapter_path: str | None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,8 @@ from orchestrator.store.base import (
     RunStatus,
     ScoreRecord,
 )
-from orchestrator.store.tables import EventRow, ReplyRow, RoundRow, RunRow, ScoreRow
+from orchestrator.store.ids import resolve
+from orchestrator.store.tables import EventRow, ReplyRow, RoundRow, RunRow, ScoreRow, TagRow
 
 Record = TypeVar("Record", EventRecord, ReplyRecord, ScoreRecord)
 
@@ -66,13 +67,33 @@ def record_of(kind: type[Record], row: Any) -> Record:
     return kind(**{name: getattr(row, name) for name in kind.__dataclass_fields__})
 
 
-def run_record(row: RunRow, checkpoints: Sequence[str]) -> RunRecord:
-    """The record of a run; ``checkpoints`` newest first, as far as wanted."""
-    values = {
-        name: getattr(row, name) for name in RunRecord.__dataclass_fields__ if name != "checkpoint"
-    }
+def run_record(row: RunRow, tags: Sequence[str] = ()) -> RunRecord:
+    """The record of a run."""
+    values = {name: getattr(row, name) for name in RunRecord.__dataclass_fields__ if name != "tags"}
     values |= {"status": RunStatus(row.status), "task_names": tuple(row.task_names)}
-    return RunRecord(**values, checkpoint=next(iter(checkpoints), None))
+    return RunRecord(**values, tags=tuple(tags))
+
+
+def run_records(session: Session, rows: Sequence[RunRow]) -> list[RunRecord]:
+    """The records of runs, in their order, with the tags of all in one query."""
+    of_these = TagRow.run_id.in_([row.run_id for row in rows])
+    tags = defaultdict[str, list[str]](list)
+    for run_id, tag in session.execute(
+        select(TagRow.run_id, TagRow.tag).where(of_these).order_by(TagRow.run_id, TagRow.tag)
+    ):
+        tags[run_id].append(tag)
+    return [run_record(row, tags[row.run_id]) for row in rows]
+
+
+def resolved(session: Session, text: str) -> str:
+    """The id of the run that ``text`` names.
+
+    Raises: RunNotFoundError naming the nearest ids.
+    """
+    known = session.scalars(
+        select(RunRow.run_id).order_by(RunRow.created_at.desc(), RunRow.run_id.desc())
+    )
+    return resolve(text, known.all())
 
 
 def checkpoints_of(session: Session, run_id: str, limit: int | None = None) -> Sequence[str]:
@@ -81,14 +102,20 @@ def checkpoints_of(session: Session, run_id: str, limit: int | None = None) -> S
     return session.scalars(query.order_by(RoundRow.step_index.desc()).limit(limit)).all()
 
 
-def newest_checkpoints(session: Session, run_ids: Sequence[str]) -> dict[str, tuple[str]]:
-    """By run, the digest of its newest committed state; nothing for a run without one."""
-    query = (
-        select(RoundRow.run_id, RoundRow.checkpoint)
-        .where(RoundRow.run_id.in_(run_ids))
-        .order_by(RoundRow.step_index)
-    )
-    return {run_id: (checkpoint,) for run_id, checkpoint in session.execute(query)}
+def read_rounds(session: Session, run_id: str) -> list[RoundRecord]:
+    """All committed steps of a run in order, with their replies and scores."""
+    wanted = select(RoundRow).where(RoundRow.run_id == run_id).order_by(RoundRow.step_index)
+    rows = session.scalars(wanted).all()
+    replies = grouped(session, ReplyRow, run_id, ReplyRecord)
+    scores = grouped(session, ScoreRow, run_id, ScoreRecord)
+    return [
+        RoundRecord(
+            **{name: getattr(row, name) for name in ROUND_COLUMNS},
+            replies=tuple(replies[row.round_id]),
+            scores=tuple(scores[row.round_id]),
+        )
+        for row in rows
+    ]
 
 
 def log(session: Session, run_id: str, event: EventRecord) -> None:

@@ -15,32 +15,30 @@ from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from orchestrator.store import leases
+from orchestrator.store import leases, sums
 from orchestrator.store.base import (
     ENDED,
     LEASE,
     EventRecord,
-    ReplyRecord,
     RoundRecord,
     RunRecord,
     RunStatus,
-    ScoreRecord,
 )
-from orchestrator.store.ids import new_run_id, resolve
+from orchestrator.store.ids import new_run_id
 from orchestrator.store.patience import Patience
+from orchestrator.store.reading import SqlBrowsing
 from orchestrator.store.rows import (
-    ROUND_COLUMNS,
     checkpoints_of,
     columns,
-    grouped,
     has_step,
     insert_all,
     is_committed,
     is_logged,
     log,
-    newest_checkpoints,
+    read_rounds,
     record_of,
-    run_record,
+    resolved,
+    run_records,
 )
 from orchestrator.store.sessions import Sessions
 from orchestrator.store.tables import EventRow, ReplyRow, RoundRow, RunRow, ScoreRow
@@ -50,7 +48,7 @@ from strategies.errors import RunNotFoundError, StaleRunStatusError
 _SET_BACK = timedelta(days=1)
 
 
-class SqlRunStore:
+class SqlRunStore(SqlBrowsing):
     """RunStore on a database whose schema is current."""
 
     def __init__(self, engine: Engine, patience: Patience | None = None) -> None:
@@ -111,10 +109,10 @@ class SqlRunStore:
 
     def get_run(self, run_id: str) -> RunRecord:
         def query(session: Session) -> RunRecord:
-            row = session.get(RunRow, run_id) or session.get(RunRow, _resolved(session, run_id))
+            row = session.get(RunRow, run_id) or session.get(RunRow, resolved(session, run_id))
             if row is None:
                 raise RunNotFoundError(f"run {run_id} was deleted just now")
-            return run_record(row, checkpoints_of(session, row.run_id, limit=1))
+            return run_records(session, [row])[0]
 
         return self._sessions.read(f"reading run {run_id}", query)
 
@@ -127,8 +125,7 @@ class SqlRunStore:
 
         def query(session: Session) -> Sequence[RunRecord]:
             rows = session.scalars(wanted.limit(limit)).all()
-            newest = newest_checkpoints(session, [row.run_id for row in rows])
-            return [run_record(row, newest.get(row.run_id, ())) for row in rows]
+            return run_records(session, rows)
 
         return self._sessions.read("listing runs", query)
 
@@ -169,7 +166,7 @@ class SqlRunStore:
     def renew_lease(
         self, run_id: str, owner: str, ttl: timedelta, *, progress: Mapping[str, Any] | None = None
     ) -> bool:
-        shown = {} if progress is None else {"progress": dict(progress)}
+        shown = {} if progress is None else sums.progress_columns(progress)
 
         def work(session: Session) -> bool:
             return leases.take(session, run_id, owner, ttl, shown)
@@ -216,11 +213,13 @@ class SqlRunStore:
         def work(session: Session) -> None:
             if owner:
                 leases.require(session, run_id, owner)
-            row = RoundRow(run_id=run_id, **columns(record))
+            sums.lock(session, run_id)
+            row = RoundRow(run_id=run_id, **columns(record), **sums.round_columns(record))
             session.add(row)
             session.flush()
             insert_all(session, ReplyRow, row.round_id, record.replies)
             insert_all(session, ScoreRow, row.round_id, record.scores)
+            sums.add(session, run_id, record)
             for happened in record.events:
                 log(session, run_id, happened)
 
@@ -239,33 +238,22 @@ class SqlRunStore:
         )
 
     def rounds(self, run_id: str) -> Sequence[RoundRecord]:
-        wanted = select(RoundRow).where(RoundRow.run_id == run_id).order_by(RoundRow.step_index)
-
-        def query(session: Session) -> Sequence[RoundRecord]:
-            rows = session.scalars(wanted).all()
-            replies = grouped(session, ReplyRow, run_id, ReplyRecord)
-            scores = grouped(session, ScoreRow, run_id, ScoreRecord)
-            return [
-                RoundRecord(
-                    **{name: getattr(row, name) for name in ROUND_COLUMNS},
-                    replies=tuple(replies[row.round_id]),
-                    scores=tuple(scores[row.round_id]),
-                )
-                for row in rows
-            ]
-
-        return self._sessions.read(f"reading the rounds of run {run_id}", query)
+        return self._sessions.read(
+            f"reading the rounds of run {run_id}", lambda session: read_rounds(session, run_id)
+        )
 
     def rewind(self, run_id: str, step_index: int) -> None:
         now = datetime.now(UTC)
 
         def work(session: Session) -> None:
+            sums.lock(session, run_id)
             gone = session.execute(
                 delete(RoundRow).where(RoundRow.run_id == run_id, RoundRow.step_index >= step_index)
             )
             if count := gone.rowcount:  # type: ignore[attr-defined]  # every DELETE has one
                 message = f"{count} step(s) from {step_index} on forgotten"
                 log(session, run_id, EventRecord(at=now, kind="rewound", message=message))
+                sums.sum_anew(session, run_id)
 
         self._sessions.write(f"rewinding run {run_id} to step {step_index}", work)
 
@@ -290,10 +278,3 @@ class SqlRunStore:
 def _stale(session: Session, run_id: str, expected: Collection[RunStatus]) -> str:
     found = session.scalar(select(RunRow.status).where(RunRow.run_id == run_id))
     return f"run {run_id} is {found or 'unknown'}, expected {' or '.join(sorted(expected))}"
-
-
-def _resolved(session: Session, text: str) -> str:
-    known = session.scalars(
-        select(RunRow.run_id).order_by(RunRow.created_at.desc(), RunRow.run_id.desc())
-    )
-    return resolve(text, known.all())

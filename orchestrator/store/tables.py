@@ -15,6 +15,7 @@ from sqlalchemy import (
     CheckConstraint,
     DateTime,
     Dialect,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -128,14 +129,21 @@ class Table(DeclarativeBase):
 
 
 class RunRow(Table):
-    """A run."""
+    """A run.
+
+    ``checkpoint`` is its newest step's; ``acc`` and ``forgetting`` are those of ``progress``, where
+    they are finite, to sort by.
+    """
 
     __tablename__ = "runs"
     __table_args__ = (
         CheckConstraint(
             f"status IN ({', '.join(repr(status.value) for status in RunStatus)})", name="status"
         ),
-        Index(None, "created_at"),
+        Index(None, "created_at", "run_id"),
+        Index(None, "status", "created_at", "run_id"),
+        Index(None, "acc", "run_id"),
+        Index(None, "forgetting", "run_id"),
     )
 
     run_id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -154,13 +162,28 @@ class RunRow(Table):
     lease_owner: Mapped[str | None] = mapped_column(String(64))
     lease_expires_at: Mapped[datetime | None]
     adapter_path: Mapped[str | None] = mapped_column(AnyText)
+    checkpoint: Mapped[str | None] = mapped_column(String(64))
+    acc: Mapped[float | None] = mapped_column(Double)
+    forgetting: Mapped[float | None] = mapped_column(Double)
+
+
+class TagRow(Table):
+    """A word that people gave a run."""
+
+    __tablename__ = "run_tags"
+    __table_args__ = (Index(None, "tag"),)
+
+    run_id: Mapped[str] = mapped_column(
+        ForeignKey("runs.run_id", ondelete="CASCADE"), primary_key=True
+    )
+    tag: Mapped[str] = mapped_column(String(80), primary_key=True)
 
 
 class EventRow(Table):
     """Something that happened to a run."""
 
     __tablename__ = "run_events"
-    __table_args__ = (Index(None, "run_id"),)
+    __table_args__ = (Index(None, "run_id", "event_id"),)
 
     event_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
     run_id: Mapped[str] = mapped_column(ForeignKey("runs.run_id", ondelete="CASCADE"))
@@ -171,7 +194,7 @@ class EventRow(Table):
 
 
 class RoundRow(Table):
-    """A committed step."""
+    """A committed step; ``totals`` are those ``totals.RoundTotals`` that have no column."""
 
     __tablename__ = "rounds"
     __table_args__ = (UniqueConstraint("run_id", "step_index"),)
@@ -188,13 +211,44 @@ class RoundRow(Table):
     metrics: Mapped[Mapping[str, Any]]
     truncation: Mapped[Mapping[str, Any]]
     drift: Mapped[Mapping[str, Any]] = mapped_column(StrictJson, server_default="{}")
+    clients_ok: Mapped[int] = mapped_column(Integer, server_default="0")
+    clients_failed: Mapped[int] = mapped_column(Integer, server_default="0")
+    bytes_up: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    bytes_down: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    totals: Mapped[Mapping[str, Any]] = mapped_column(StrictJson, server_default="{}")
+
+
+class ClientRow(Table):
+    """A client over a run: ``totals.ClientTotals``."""
+
+    __tablename__ = "run_clients"
+    __table_args__ = (Index(None, "client_id", "run_id"),)
+
+    run_id: Mapped[str] = mapped_column(
+        ForeignKey("runs.run_id", ondelete="CASCADE"), primary_key=True
+    )
+    client_id: Mapped[str] = mapped_column(String(80), primary_key=True)
+    asked: Mapped[int] = mapped_column(Integer)
+    rounds: Mapped[int] = mapped_column(Integer)
+    num_examples: Mapped[int] = mapped_column(BigInteger)
+    bytes_up: Mapped[int] = mapped_column(BigInteger)
+    bytes_down: Mapped[int] = mapped_column(BigInteger)
+    failed: Mapped[int] = mapped_column(Integer)
+    peak_memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[Mapping[str, Any]]
+    failures: Mapped[Mapping[str, Any]]
+    groups: Mapped[Mapping[str, Any]]
+    last_step: Mapped[int] = mapped_column(Integer)
+    last_ranks: Mapped[Mapping[str, Any]]
+    last_metrics: Mapped[Mapping[str, Any]]
+    last_peak_memory_bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class ReplyRow(Table):
     """One client's part in a step."""
 
     __tablename__ = "replies"
-    __table_args__ = (UniqueConstraint("assignment_id"), Index(None, "round_id"))
+    __table_args__ = (UniqueConstraint("assignment_id"), Index(None, "round_id", "client_id"))
 
     reply_id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=True)
     round_id: Mapped[int] = mapped_column(ForeignKey("rounds.round_id", ondelete="CASCADE"))

@@ -33,8 +33,8 @@ def test_models_equal_migrations(database_url):
 
 
 def test_upgrade_reports_both_versions(database_url):
-    assert upgrade_database(database_url) == (None, "0002")
-    assert upgrade_database(database_url) == ("0002", "0002")
+    assert upgrade_database(database_url) == (None, "0003")
+    assert upgrade_database(database_url) == ("0003", "0003")
 
 
 def test_a_database_of_the_first_schema_is_upgraded_with_its_runs(database_url):
@@ -49,7 +49,7 @@ def test_a_database_of_the_first_schema_is_upgraded_with_its_runs(database_url):
             connection.exec_driver_sql(statement)
     with pytest.raises(SchemaVersionError, match=r"has schema 0001.*perennial db upgrade"):
         open_store(url)
-    assert upgrade_database(url) == ("0001", "0002")
+    assert upgrade_database(url) == ("0001", "0003")
     store = open_store(url)
     (found,) = store.rounds("old")
     assert found.drift == {}
@@ -82,7 +82,7 @@ def test_many_who_start_at_once_make_one_schema(database_url):
 
     with ThreadPoolExecutor(number) as pool:
         versions = list(pool.map(upgrade, range(number)))
-    assert sorted(versions, key=repr) == [("0002", "0002")] * (number - 1) + [(None, "0002")]
+    assert sorted(versions, key=repr) == [("0003", "0003")] * (number - 1) + [(None, "0003")]
 
 
 def test_who_opens_a_database_that_is_being_made_waits_for_it(postgres_server):
@@ -107,8 +107,8 @@ def test_db_upgrade_and_doctor_name_the_database_without_its_password(
     monkeypatch.setenv("PERENNIAL_DATABASE", url)
     run = CliRunner()
     first, second = run.invoke(app, ["db", "upgrade"]), run.invoke(app, ["db", "upgrade"])
-    assert (first.exit_code, first.output) == (0, "upgraded from nothing to 0002\n")
-    assert second.output == "already at 0002\n"
+    assert (first.exit_code, first.output) == (0, "upgraded from nothing to 0003\n")
+    assert second.output == "already at 0003\n"
     said = run.invoke(app, ["doctor", "--format", "json"]).output
     (found,) = [c for c in json.loads(said)["checks"] if c["check"] == "run database"]
     assert found["ok"]
@@ -126,7 +126,7 @@ def test_a_newer_database_is_refused_by_name(tmp_path):
     path = tmp_path / "a.db"
     upgrade_database(f"sqlite:///{path}")
     set_version(path, "9999")
-    with pytest.raises(SchemaVersionError, match=r"9999.*newer.*0002; upgrade perennial"):
+    with pytest.raises(SchemaVersionError, match=r"9999.*newer.*0003; upgrade perennial"):
         open_store(f"sqlite:///{path}")
     with pytest.raises(SchemaVersionError, match="upgrade perennial"):
         upgrade_database(f"sqlite:///{path}")

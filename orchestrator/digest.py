@@ -1,0 +1,197 @@
+"""A run by its sums: all that pages and results need, and nothing that grows with its replies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from orchestrator.forgetting import explanation
+from orchestrator.memory import in_words
+from orchestrator.metrics import METRICS, AccuracyMatrix, by_client, worst_decile
+from orchestrator.quarantine import Ward
+from orchestrator.releases import described, verdicts
+from orchestrator.sections import Quarantine, Requirements
+from orchestrator.store.base import EventRecord, RoundRecord, RunRecord, ScoreRecord
+from orchestrator.store.browsing import RunSums
+from orchestrator.store.totals import ClientTotals, StepRecord, client_totals, step_of
+from strategies.arrival import Arrivals, arrivals
+from strategies.recipe import StreamRecipe
+from strategies.types import client_ids
+
+Json = dict[str, Any]  # parts of a document before NaN has become null
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digest:
+    """A run with its ``steps`` in order and its ``clients`` by id."""
+
+    run: RunRecord
+    steps: Sequence[StepRecord]
+    clients: Sequence[ClientTotals]
+
+    @classmethod
+    def of(cls, run: RunRecord, rounds: Sequence[RoundRecord]) -> Digest:
+        """The digest of a run that was read whole."""
+        return cls(
+            run=run, steps=[step_of(record) for record in rounds], clients=client_totals(rounds)
+        )
+
+    @classmethod
+    def by_sums(cls, sums: RunSums) -> Digest:
+        """The digest of what the store has summed."""
+        return cls(run=sums.run, steps=sums.steps, clients=sums.clients)
+
+    @property
+    def arrival(self) -> str:
+        """``together`` for runs from before there was a choice."""
+        return str(self.run.config.get("stream", {}).get("arrival", "together"))
+
+    @cached_property
+    def when(self) -> Arrivals | None:
+        """When each client meets each task; None where all meet the same at once."""
+        if self.arrival == "together" or not self.run.task_names:
+            return None
+        config = self.run.config
+        recipe = StreamRecipe.model_validate(config["stream"])
+        clients = client_ids(config["federation"]["clients"])
+        return arrivals(recipe, clients, len(self.run.task_names), config["seed"])
+
+    @cached_property
+    def scores(self) -> Sequence[ScoreRecord]:
+        """Those of the accuracy matrix."""
+        return [score for step in self.steps for score in step.record.scores]
+
+    @cached_property
+    def matrix(self) -> AccuracyMatrix:
+        """The run's accuracy matrix."""
+        return AccuracyMatrix.of(self.scores, len(self.run.task_names), when=self.when)
+
+    @cached_property
+    def own(self) -> Mapping[str, AccuracyMatrix]:
+        """Every scored client's matrix."""
+        return by_client(self.scores, len(self.run.task_names), self.when)
+
+    @cached_property
+    def ward(self) -> Ward:
+        """Who is in quarantine after the last step, by the run's own rule."""
+        rule = self.run.config.get("federation", {}).get("quarantine")
+        ward = Ward(rule=Quarantine.model_validate(rule) if rule else None)
+        for step in self.steps:
+            ward = ward.told(step.record.kind, step.totals.failures)
+        return ward
+
+    def results(self) -> Json:
+        """What a run has come to: scores, forgetting, bytes."""
+        matrix = self.matrix
+        accs = [each.acc() for each in self.own.values()]
+        losses = [each.forgetting() for each in self.own.values()]
+        return {
+            "arrival": self.arrival,
+            "tasks_learnt": matrix.num_learnt,
+            "last_row": matrix.last_row,
+            "learnt_at": matrix.rows.tolist(),
+            "accuracy_matrix": matrix.values.tolist(),
+            "average_accuracy": matrix.average_accuracy().tolist(),
+            **{name: metric(matrix) for name, metric in METRICS.items()},
+            "forgetting_per_task": matrix.forgetting_per_task().tolist(),
+            "acc_over_clients": {"mean": _mean(accs), "worst_decile": worst_decile(accs)},
+            "forgetting_over_clients": {
+                "mean": _mean(losses),
+                "worst_decile": -worst_decile([-lost for lost in losses]),
+            },
+            "forgetting_explained": explanation(self.steps, matrix, self.own),
+            "bytes_up": sum(step.totals.bytes_up for step in self.steps),
+            "bytes_down": sum(step.totals.bytes_down for step in self.steps),
+        }
+
+    def releases(self, events: Sequence[EventRecord]) -> list[Json]:
+        """Judged anew from the scores, by what the run file asks for."""
+        require = Requirements.model_validate(self.run.config.get("publish", {}).get("require", {}))
+        records = [step.record for step in self.steps]
+        if self.when is None:
+            records = [_pooled(record) for record in records]
+        found = verdicts(records, require, self.run.task_names, self.when)
+        return described(records, found, events, len(self.run.task_names))
+
+    def client_rows(self) -> list[Json]:
+        """Every client that was ever asked."""
+        kept = {str(client): stay.why for client, stay in self.ward.stays.items()}
+        return [
+            {**_client(each, self.own.get(each.client_id)), "quarantine": kept.get(each.client_id)}
+            for each in self.clients
+        ]
+
+
+def step_row(step: StepRecord) -> Json:
+    """One committed step without its replies."""
+    record, totals = step.record, step.totals
+    examples = totals.mid_examples
+    return {
+        "step": record.step_index,
+        "kind": record.kind,
+        "task": record.task_index,
+        "round": record.round_index,
+        "committed_at": record.committed_at.isoformat(),
+        "loss": record.metrics.get("loss"),
+        "seconds": dict(record.seconds),
+        "client_seconds": dict(totals.seconds),
+        "bytes_up": totals.bytes_up,
+        "bytes_down": totals.bytes_down,
+        "clients_ok": totals.clients_ok,
+        "clients_failed": totals.clients_failed,
+        "truncation_max": max(record.truncation.values(), default=None),
+        "drift": dict(record.drift),
+        "replayed": totals.replayed,
+        "accuracy": totals.mid_correct / examples if examples else None,
+        "staleness": totals.staleness,
+        "intruders": record.metrics.get("intruders"),
+    }
+
+
+def _client(totals: ClientTotals, own: AccuracyMatrix | None) -> Json:
+    return {
+        "client_id": totals.client_id,
+        "rounds": totals.rounds,
+        "num_examples": totals.num_examples,
+        "bytes_up": totals.bytes_up,
+        "bytes_down": totals.bytes_down,
+        "seconds": totals.seconds.get("compute", 0.0),
+        "failures": totals.failed,
+        "failure_reasons": sorted(totals.failures),
+        "acc": own.acc() if own else None,
+        "forgetting": own.forgetting() if own else None,
+        "peak_memory_bytes": totals.peak_memory_bytes,
+        "ranks": dict(totals.last_ranks),
+        "memory_plan": in_words(totals.last_metrics, totals.last_peak_memory_bytes),
+    }
+
+
+def _pooled(record: RoundRecord) -> RoundRecord:
+    """``record`` with its scores summed over clients, which say the same of the run as a whole."""
+    cells = dict[tuple[int, int], ScoreRecord]()
+    for score in record.scores:
+        cell = (score.after_task, score.task_index)
+        known = cells.get(cell)
+        cells[cell] = _sum(known, score) if known else score
+    return replace(record, scores=tuple(cells.values()))
+
+
+def _sum(one: ScoreRecord, other: ScoreRecord) -> ScoreRecord:
+    return replace(
+        one,
+        num_examples=one.num_examples + other.num_examples,
+        num_correct=one.num_correct + other.num_correct,
+        loss_sum=one.loss_sum + other.loss_sum,
+        num_lost=one.num_lost + other.num_lost,
+        num_gained=one.num_gained + other.num_gained,
+        num_compared=one.num_compared + other.num_compared,
+    )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """Of what was measured."""
+    measured = [value for value in values if math.isfinite(value)]
+    return sum(measured) / len(measured) if measured else None
