@@ -1,7 +1,7 @@
 """Figures of the report and of the dashboard: inline SVG that a strict policy lets through.
 
-Nothing here has a ``style`` attribute: colours are classes that ``palette.css`` explains, sizes are
-presentation attributes.  Long runs are thinned, and the figure says so.
+Nothing here has a ``style`` attribute: colours are classes that ``static/palette.css`` explains,
+sizes are presentation attributes.  Long runs are thinned, and the figure says so.
 """
 
 from pathlib import Path
@@ -9,6 +9,12 @@ from typing import Final
 
 from orchestrator.figures.inputs import Scored, StepTotals, Traced
 
-PALETTE: Final = (Path(__file__).parent / "palette.css").read_text(encoding="utf-8")
+STATIC: Final = Path(__file__).parent / "static"  # what the report writes inline, and pages link to
 
-__all__ = ["PALETTE", "Scored", "StepTotals", "Traced"]
+
+def style_sheet() -> str:
+    """Colours, figures, tables: what the report and the dashboard look like."""
+    return "\n".join((STATIC / f"{name}.css").read_text("utf-8") for name in ("palette", "page"))
+
+
+__all__ = ["STATIC", "Scored", "StepTotals", "Traced", "style_sheet"]

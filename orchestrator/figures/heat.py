@@ -35,9 +35,9 @@ def heat_map(chart: HeatMap) -> Markup:
     grid = _Grid.of(chart)
     top = max(0.0, *values, 0.0) or 1.0
     drawing = (
-        f'<svg viewBox="0 0 {WIDTH} {grid.height:.0f}" role="img" '
+        f'<div class="wide"><svg viewBox="0 0 {WIDTH} {grid.height:.0f}" role="img" '
         f'aria-label="{escape(aria(chart, values))}">{grid.frame(chart)}{grid.cells(top)}'
-        f"{grid.names(chart)}</svg>"
+        f"{grid.names(chart)}</svg></div>"
     )
     scale = scale_of(chart, top) + "".join(f'<p class="note">{note}</p>' for note in grid.notes())
     return Markup(drawing + scale + table_of(chart))  # noqa: S704 - every name was escaped

@@ -8,7 +8,7 @@ from datetime import datetime
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from orchestrator.figures import PALETTE, scores, steps
+from orchestrator.figures import scores, steps, style_sheet
 from orchestrator.report import tables, writing
 from orchestrator.report.figures import acc_over
 from orchestrator.report.forgetting import explain
@@ -79,7 +79,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["palette"] = Markup(PALETTE)  # noqa: S704 - a file of ours
+    environment.globals["style_sheet"] = Markup(style_sheet())  # noqa: S704 - files of ours
     environment.filters.update(
         breakable=writing.breakable,
         number=writing.number,
