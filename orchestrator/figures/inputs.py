@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from orchestrator.store.base import RoundKind
 
@@ -32,6 +32,14 @@ class StepTotals(TypedDict):
     bytes_down: int
     truncation_max: float | None
     drift: dict[str, float]
+
+
+class StepMark(NamedTuple):
+    """Which step a bar stands for."""
+
+    step: int
+    kind: RoundKind
+    task: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ def ranks_by_client(ranks: Mapping[str, Mapping[str, int]]) -> Markup:
             cells=[[_value(each.get(group)) for each in ranks.values()] for group in groups],
             columns=_numbers(list(ranks)),
             write=_rank,
-            kind="dense",
+            kind=_DENSE,
         )
     )
 
@@ -49,6 +49,45 @@ def ranks_by_round(counts: Sequence[Mapping[int, int]], tasks: Sequence[int]) ->
             bands=task_bands(tasks, range(len(tasks))),
         )
     )
+
+
+def choice_by_client(groups: Mapping[str, Mapping[str, int]], rounds: Mapping[str, int]) -> Markup:
+    """In which share of its rounds each client trained each group; ``groups`` counts them."""
+    names = in_model_order({group for each in groups.values() for group in each})
+    short = told_apart(names)
+    return heat_map(
+        HeatMap(
+            label="Share of rounds in which each client trained each part of the model",
+            x_label="client",
+            row_label="part of the model",
+            rows=[short[name] for name in names],
+            cells=[[_share(each.get(n), rounds[c]) for c, each in groups.items()] for n in names],
+            columns=_numbers(list(groups)),
+            write=lambda value: f"{value:.0%}",
+        )
+    )
+
+
+def ranks_of_one(ranks: Sequence[Mapping[str, int]], tasks: Sequence[int]) -> Markup:
+    """What one client trained, by round: the rank of every group."""
+    groups = in_model_order({group for each in ranks for group in each})
+    short = told_apart(groups)
+    return heat_map(
+        HeatMap(
+            label="Rank of every part of the model by round",
+            x_label="rounds it trained in",
+            row_label="part of the model",
+            rows=[short[group] for group in groups],
+            cells=[[_value(each.get(group)) for each in ranks] for group in groups],
+            write=_rank,
+            bands=task_bands(tasks, range(len(tasks))),
+            kind=_DENSE,
+        )
+    )
+
+
+def _share(count: int | None, of: int) -> float | None:
+    return None if count is None else count / of
 
 
 def _value(rank: int | None) -> float | None:

@@ -13,7 +13,7 @@ from orchestrator.figures.bars import Stack, bars
 from orchestrator.figures.frame import Band, Frame
 from orchestrator.figures.heat import heat_map
 from orchestrator.figures.heat_words import HeatMap
-from orchestrator.figures.inputs import StepTotals
+from orchestrator.figures.inputs import StepMark, StepTotals
 from orchestrator.figures.lines import Line, lines
 from orchestrator.figures.naming import in_model_order, told_apart
 
@@ -63,15 +63,30 @@ def traffic_bars(steps: Sequence[StepTotals]) -> Markup:
 
 def server_time_bars(steps: Sequence[StepTotals]) -> Markup:
     """The server's seconds by phase and step."""
-    stacks = _phase_stacks([r["seconds"] for r in steps])
-    return bars(stacks, _by_step(steps, "Seconds of the server by step and phase", "s"))
+    label = "Seconds of the server by step and phase"
+    return phase_bars([r["seconds"] for r in steps], _marks(steps), label)
 
 
 def client_time_bars(steps: Sequence[StepTotals]) -> Markup:
     """The clients' own seconds by phase and step, summed."""
-    stacks = _phase_stacks([r["client_seconds"] for r in steps])
     label = "Seconds of all clients together by step and phase"
-    return bars(stacks, _by_step(steps, label, "s"))
+    return phase_bars([r["client_seconds"] for r in steps], _marks(steps), label)
+
+
+def phase_bars(
+    seconds: Sequence[Mapping[str, float | None]], marks: Sequence[StepMark], label: str
+) -> Markup:
+    """Seconds by phase, a bar for each of ``marks``."""
+    return bars(_phase_stacks(seconds), _frame(marks, label, "s"))
+
+
+def bytes_bars(sent: Sequence[tuple[int, int]], marks: Sequence[StepMark]) -> Markup:
+    """Megabytes up and down of one client, a bar for each of ``marks``."""
+    stacks = [
+        Stack(name=name, values=[both[place] / 1e6 for both in sent], unit="MB")
+        for place, name in enumerate(("up", "down"))
+    ]
+    return bars(stacks, _frame(marks, "Megabytes of the client by step", "MB"))
 
 
 def drift_map(steps: Sequence[StepTotals]) -> Markup:
@@ -103,14 +118,21 @@ def task_bands(tasks: Sequence[int], places: Sequence[int]) -> list[Band]:
 
 
 def _by_step(steps: Sequence[StepTotals], label: str, y_label: str = "") -> Frame:
-    numbers = [step["step"] for step in steps]
+    return _frame(_marks(steps), label, y_label)
+
+
+def _marks(steps: Sequence[StepTotals]) -> list[StepMark]:
+    return [StepMark(step["step"], step["kind"], step["task"]) for step in steps]
+
+
+def _frame(marks: Sequence[StepMark], label: str, y_label: str = "") -> Frame:
     return Frame(
         label=label,
         x_label="step",
         y_label=y_label,
         whole_x=True,
-        bands=task_bands([step["task"] for step in steps], numbers),
-        marks=[step["step"] for step in steps if step["kind"] == "replay"],
+        bands=task_bands([mark.task for mark in marks], [mark.step for mark in marks]),
+        marks=[mark.step for mark in marks if mark.kind == "replay"],
         mark_name="replay round",
     )
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from orchestrator.figures import scores, steps, style_sheet
 from orchestrator.report import tables, writing
-from orchestrator.report.figures import acc_over
+from orchestrator.report.figures import traced
 from orchestrator.report.forgetting import explain
 from orchestrator.report.reading import in_words
 from orchestrator.results import Show
@@ -51,6 +51,7 @@ def render_report(shown: Show, *, generated_at: datetime) -> str:
 def render_comparison(shows: Sequence[Show]) -> str:
     """The page about several runs: results, curves over four kinds of effort, settings."""
     comparison = compare(shows)
+    traces = [traced(shown, shown["rounds"]) for shown in shows]
     return (
         _environment()
         .get_template("many_runs.html.j2")
@@ -59,7 +60,7 @@ def render_comparison(shows: Sequence[Show]) -> str:
             results=tables.results(comparison),
             stages=tables.stages(shows),
             curves=[
-                (title, acc_over(shows, unit))
+                (title, scores.acc_over(traces, unit))
                 for title, unit in (
                     ("By tasks learnt", "tasks"),
                     ("By training rounds", "rounds"),

@@ -1,25 +1,18 @@
-"""The figures of the report's pages that read whole documents."""
+"""What the figures of comparisons need of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
-from orchestrator.figures import Traced, scores
-from orchestrator.results import Show
+from orchestrator.figures import StepTotals, Traced
+from orchestrator.results import Overview
 
 
-def acc_over(shows: Sequence[Show], unit: str) -> Markup:
-    """Mean accuracy over the tasks learnt so far of several runs, against ``unit``."""
-    return scores.acc_over([traced(shown) for shown in shows], unit)
-
-
-def traced(shown: Show) -> Traced:
-    """A run of a comparison, from its document."""
+def traced(shown: Overview, steps: Sequence[StepTotals]) -> Traced:
+    """A run of a comparison, from its document and its steps."""
     return Traced(
         name=f"{shown['name']} ({shown['run_id'][-4:]})",
         average_accuracy=shown["average_accuracy"],
         last_row=shown["last_row"],
-        steps=shown["rounds"],
+        steps=steps,
     )
