@@ -40,7 +40,7 @@ def submit(config: RunConfig, home: Home, where: Mapping[str, str] | None = None
         name=config.name,
         config=config.model_dump(mode="json"),
         config_digest=config.digest(),
-        code_version=_version("perennial"),
+        code_version=code_version(),
         environment={
             "python": platform.python_version(),
             "platform": platform.platform(),
@@ -72,6 +72,16 @@ def reclaim(run_id: str, store: RunStore) -> RunRecord:
         found += f" whose lease lasts until {expires:%H:%M:%S} UTC, held by {holder}"
     expected = "an interrupted or failed run; see `perennial runs`"
     raise ConfigError("resume", [Fault(record.run_id, found, expected)])
+
+
+def require_simulated(record: RunRecord) -> None:
+    """See that a run was begun on simulated clients: those of another federation hold other data.
+
+    Raises: ConfigError.
+    """
+    if flower_run := record.environment.get(FLOWER_RUN):
+        found = f"{record.run_id}, begun on a federation (Flower run {flower_run})"
+        raise ConfigError("resume", [Fault("run", found, "--on HOST:PORT of its SuperLink")])
 
 
 def _interrupted(record: RunRecord, store: RunStore, reason: str) -> RunRecord:
@@ -120,6 +130,11 @@ def write_report(run_id: str, store: RunStore, path: Path) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def code_version() -> str:
+    """The version of this program."""
+    return _version("perennial")
 
 
 def _version(package: str) -> str:

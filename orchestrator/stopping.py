@@ -12,9 +12,10 @@ from strategies.errors import StaleRunStatusError
 GRACE_SECONDS: Final = 45.0  # a run's way to its next safe point
 
 
-def ask_to_stop(run_id: str, store: RunStore) -> bool:
+def ask_to_stop(
+    run_id: str, store: RunStore, reason: str = "interrupted from the keyboard"
+) -> bool:
     """Have a run stop at its next safe point; False if it has not started yet or is over."""
-    reason = "interrupted from the keyboard"
     try:
         store.transition(run_id, RunStatus.STOPPING, expected=(RunStatus.RUNNING,), reason=reason)
     except StaleRunStatusError:

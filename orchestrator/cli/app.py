@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from orchestrator.cli import federation, output, upkeep
+from orchestrator.cli import federation, output, ui, upkeep
 from orchestrator.cli.connecting import connection
 from orchestrator.cli.live import LiveView
 from orchestrator.cli.remote_run import RemoteRun
-from orchestrator.conduct import FLOWER_RUN, reclaim, submit, write_report
+from orchestrator.conduct import reclaim, require_simulated, submit, write_report
 from orchestrator.config import RunConfig, config_schema, load_config, parse_config
 from orchestrator.doctor import examine
+from orchestrator.entries import catalog_entries
 from orchestrator.examples import NAMES, example_text
 from orchestrator.home import Home
 from orchestrator.launch import Simulation, export_merged, run_in_process
@@ -32,7 +33,7 @@ from orchestrator.restarts import Ending, Restarts
 from orchestrator.results import Show
 from orchestrator.signals import handling
 from orchestrator.store import upgrade_database
-from orchestrator.store.base import RunRecord, RunStatus
+from orchestrator.store.base import RunStatus
 from orchestrator.summary import compare, run_listing, show
 from strategies.catalog import KINDS, nearest
 from strategies.errors import ConfigError, Fault, PerennialError, RunNotFoundError
@@ -87,6 +88,7 @@ app.command()(federation.server)
 app.command()(federation.client)
 app.command()(upkeep.gc)
 app.command()(upkeep.delete)
+app.command()(ui.ui)
 
 
 def main() -> None:
@@ -139,7 +141,7 @@ def resume(
     record = reclaim(run_id, home.store())
     config = parse_config(record.config, source=f"run {record.run_id}")
     if on is None:
-        _require_simulated(record)
+        require_simulated(record)
         _carry_out(record.run_id, config, home, restarts)
         return
     with _control(connection(on, root_certificates, token_file, insecure=insecure)) as control:
@@ -166,13 +168,6 @@ def _follow(remote: RemoteRun, run_id: str | None, restarts: int) -> None:
         folder = superlink_folder(remote.home, remote.control.connection.address.port)
         output.print_outcome(_shown(ending.run_id, remote.home), log_path=folder / "superlink.log")
     raise typer.Exit(EXIT_CODES[ending.status])
-
-
-def _require_simulated(record: RunRecord) -> None:
-    """Simulated clients are not those that began; they hold other states and other data."""
-    if flower_run := record.environment.get(FLOWER_RUN):
-        found = f"{record.run_id}, begun on a federation (Flower run {flower_run})"
-        raise ConfigError("resume", [Fault("run", found, "--on HOST:PORT of its SuperLink")])
 
 
 def _carry_out(run_id: str, config: RunConfig, home: Home, restarts: int) -> None:
@@ -267,7 +262,7 @@ def strategies(
     as_format: AsFormat = Format.TEXT,
 ) -> None:
     """The catalog: every strategy by kind, with its parameters and source."""
-    entries = output.catalog_entries()
+    entries = catalog_entries()
     if what:
         entries = [e for e in entries if what in (e["kind"], e["name"])]
     if not entries:

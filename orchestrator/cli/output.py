@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +18,6 @@ from orchestrator.doctor import Finding
 from orchestrator.report.forgetting import explain
 from orchestrator.results import Show, ShownClient
 from orchestrator.summary import row_names
-from strategies.catalog import KINDS, parameters_of
 
 Shown = Mapping[str, Any]
 T = TypeVar("T")
@@ -173,34 +170,6 @@ def print_findings(out: Console, found: Mapping[str, Sequence[Finding]]) -> None
     for finding in found["checks"]:
         mark = "[green]ok[/]  " if finding["ok"] else "[red]bad[/] "
         out.print(f"{mark} {finding['check']}: {escape(finding['detail'])}", highlight=False)
-
-
-def catalog_entries() -> list[dict[str, Any]]:
-    """Every strategy: kind, name, parameters with defaults, what it does, and its source."""
-    return [
-        _entry(kind, name, target)
-        for kind, table in KINDS.items()
-        for name, target in table.items()
-    ]
-
-
-def _entry(kind: str, name: str, target: type | str) -> dict[str, Any]:
-    strategy = _resolve(target) if isinstance(target, str) else target
-    text = inspect.getdoc(strategy) or ""
-    source = text.partition("Source:")[2].replace("\n", " ").strip()
-    return {
-        "kind": kind,
-        "name": name,
-        "parameters": parameters_of(strategy),
-        "summary": text.partition("\n\n")[0].replace("\n", " "),
-        "source": source,
-    }
-
-
-def _resolve(address: str) -> type:
-    module, _, name = address.partition(":")
-    found: type = getattr(importlib.import_module(module), name)
-    return found
 
 
 def number(value: float | None) -> str:

@@ -255,14 +255,14 @@ def runs_of_client(client_id: str) -> Select[Any]:
     )
 
 
-def clients_named(text: str) -> Select[Any]:
+def clients_named(text: str) -> Select[str, int]:
     """Client ids from ``text`` on, as far as they begin with it."""
     begins = (
         (ClientRow.client_id >= text, ClientRow.client_id < f"{text}\N{REPLACEMENT CHARACTER}")
         if text
         else ()
     )
-    counted: Select[Any] = select(ClientRow.client_id, func.count()).where(*begins)
+    counted = select(ClientRow.client_id, func.count()).where(*begins)
     return counted.group_by(ClientRow.client_id).order_by(ClientRow.client_id)
 
 
