@@ -16,6 +16,7 @@ from orchestrator.releases import described, verdicts
 from orchestrator.sections import Quarantine, Requirements
 from orchestrator.store.base import EventRecord, RoundRecord, RunRecord, ScoreRecord
 from orchestrator.store.browsing import RunSums
+from orchestrator.store.scores import ScoreTable
 from orchestrator.store.totals import ClientTotals, StepRecord, client_totals, step_of
 from strategies.arrival import Arrivals, arrivals
 from strategies.recipe import StreamRecipe
@@ -31,18 +32,22 @@ class Digest:
     run: RunRecord
     steps: Sequence[StepRecord]
     clients: Sequence[ClientTotals]
+    table: ScoreTable
 
     @classmethod
     def of(cls, run: RunRecord, rounds: Sequence[RoundRecord]) -> Digest:
         """The digest of a run that was read whole."""
         return cls(
-            run=run, steps=[step_of(record) for record in rounds], clients=client_totals(rounds)
+            run=run,
+            steps=[step_of(record) for record in rounds],
+            clients=client_totals(rounds),
+            table=ScoreTable.of_rounds(rounds),
         )
 
     @classmethod
     def by_sums(cls, sums: RunSums) -> Digest:
         """The digest of what the store has summed."""
-        return cls(run=sums.run, steps=sums.steps, clients=sums.clients)
+        return cls(run=sums.run, steps=sums.steps, clients=sums.clients, table=sums.scores)
 
     @property
     def arrival(self) -> str:
@@ -60,19 +65,25 @@ class Digest:
         return arrivals(recipe, clients, len(self.run.task_names), config["seed"])
 
     @cached_property
-    def scores(self) -> Sequence[ScoreRecord]:
-        """Those of the accuracy matrix."""
-        return [score for step in self.steps for score in step.record.scores]
+    def scores(self) -> Mapping[int, tuple[ScoreRecord, ...]]:
+        """Those of the accuracy matrix by step: each client's where it matters who has met what."""
+        return self.table.by_step() if self.when else self.table.pooled_by_step()
 
     @cached_property
     def matrix(self) -> AccuracyMatrix:
         """The run's accuracy matrix."""
-        return AccuracyMatrix.of(self.scores, len(self.run.task_names), when=self.when)
+        scores = [score for step in self.scores.values() for score in step]
+        return AccuracyMatrix.of(scores, len(self.run.task_names), when=self.when)
 
     @cached_property
     def own(self) -> Mapping[str, AccuracyMatrix]:
-        """Every scored client's matrix."""
-        return by_client(self.scores, len(self.run.task_names), self.when)
+        """Every scored client's matrix, judged at the last row that the run has reached."""
+        num_tasks, last = len(self.run.task_names), self.matrix.last_row
+        if self.when:
+            scores = [score for step in self.scores.values() for score in step]
+            return by_client(scores, num_tasks, self.when)
+        found = self.table.matrices(num_tasks + 1, num_tasks)
+        return {client: AccuracyMatrix(values, last) for client, values in found.items()}
 
     @cached_property
     def ward(self) -> Ward:
@@ -110,9 +121,10 @@ class Digest:
     def releases(self, events: Sequence[EventRecord]) -> list[Json]:
         """Judged anew from the scores, by what the run file asks for."""
         require = Requirements.model_validate(self.run.config.get("publish", {}).get("require", {}))
-        records = [step.record for step in self.steps]
-        if self.when is None:
-            records = [_pooled(record) for record in records]
+        records = [
+            replace(step.record, scores=self.scores.get(step.record.step_index, ()))
+            for step in self.steps
+        ]
         found = verdicts(records, require, self.run.task_names, self.when)
         return described(records, found, events, len(self.run.task_names))
 
@@ -167,28 +179,6 @@ def _client(totals: ClientTotals, own: AccuracyMatrix | None) -> Json:
         "ranks": dict(totals.last_ranks),
         "memory_plan": in_words(totals.last_metrics, totals.last_peak_memory_bytes),
     }
-
-
-def _pooled(record: RoundRecord) -> RoundRecord:
-    """``record`` with its scores summed over clients, which say the same of the run as a whole."""
-    cells = dict[tuple[int, int], ScoreRecord]()
-    for score in record.scores:
-        cell = (score.after_task, score.task_index)
-        known = cells.get(cell)
-        cells[cell] = _sum(known, score) if known else score
-    return replace(record, scores=tuple(cells.values()))
-
-
-def _sum(one: ScoreRecord, other: ScoreRecord) -> ScoreRecord:
-    return replace(
-        one,
-        num_examples=one.num_examples + other.num_examples,
-        num_correct=one.num_correct + other.num_correct,
-        loss_sum=one.loss_sum + other.loss_sum,
-        num_lost=one.num_lost + other.num_lost,
-        num_gained=one.num_gained + other.num_gained,
-        num_compared=one.num_compared + other.num_compared,
-    )
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -129,8 +129,11 @@ class AccuracyMatrix:
         """
         last, rows = self.last_row, self.rows
         count = int(np.flatnonzero(rows < last).max(initial=-1)) + 1
-        best = [_max(self.values[rows[j] : last, j]) for j in range(count)]
-        return np.array(best) - self.values[last, :count]
+        before = np.arange(last)[:, None] >= rows[:count]
+        earlier = np.where(before, self.values[:last, :count], np.nan)
+        measured = np.isfinite(earlier)
+        best = np.where(measured, earlier, -np.inf).max(axis=0, initial=-np.inf)
+        return np.where(measured.any(axis=0), best, np.nan) - self.values[last, :count]
 
     def forgetting(self) -> float:
         """Mean loss of the earlier tasks against their best."""
@@ -245,9 +248,3 @@ def _learnt_at(when: Arrivals, scores: Iterable[ScoreRecord], num_tasks: int) ->
 def _mean(values: NDArray[np.float64]) -> float:
     """NaN of nothing, and of anything that was not measured."""
     return float(values.mean()) if len(values) else float("nan")
-
-
-def _max(values: NDArray[np.float64]) -> float:
-    """NaN if nothing was measured."""
-    measured = values[np.isfinite(values)]
-    return float(measured.max()) if len(measured) else float("nan")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from orchestrator.store.base import EventRecord, ReplyRecord, RoundRecord, RunRecord, RunStatus
+from orchestrator.store.scores import ScoreTable
 from orchestrator.store.totals import ClientTotals, StepRecord
 
 Sorting = Literal["created", "name", "acc", "forgetting"]
@@ -47,6 +48,7 @@ class RunSums:
     run: RunRecord
     steps: Sequence[StepRecord]
     clients: Sequence[ClientTotals]
+    scores: ScoreTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
@@ -15,7 +14,6 @@ from orchestrator.store.base import (
     RoundRecord,
     RunRecord,
     RunStatus,
-    ScoreRecord,
 )
 from orchestrator.store.browsing import (
     ClientPart,
@@ -30,6 +28,7 @@ from orchestrator.store.browsing import (
     Window,
 )
 from orchestrator.store.rows import ROUND_COLUMNS, record_of, run_records
+from orchestrator.store.scores import NUMBERS, ScoreTable
 from orchestrator.store.sessions import Sessions
 from orchestrator.store.sums import client_totals_of, round_totals_of
 from orchestrator.store.tables import (
@@ -52,7 +51,6 @@ _SUMS: Final = [
 ]  # fmt: skip
 _CLIENT: Final = [getattr(ClientRow, name) for name in ClientTotals.__dataclass_fields__]
 _REPLY: Final = [getattr(ReplyRow, name) for name in ReplyRecord.__dataclass_fields__]
-_SCORE: Final = [getattr(ScoreRow, name) for name in ScoreRecord.__dataclass_fields__]
 _SORTED_BY: Final = {
     "created": RunRow.created_at,
     "name": RunRow.name,
@@ -109,12 +107,14 @@ class SqlBrowsing:
             row = session.get(RunRow, run_id)
             if row is None:
                 raise RunNotFoundError(f"no run {run_id!r}; see `perennial runs`")
-            scores = _scores(session, run_id)
-            steps = session.execute(all_steps(run_id)).all()
             return RunSums(
                 run=run_records(session, [row])[0],
-                steps=[_step(each, tuple(scores[each.round_id])) for each in steps],
+                steps=[_step(each) for each in session.execute(all_steps(run_id))],
                 clients=[client_totals_of(each) for each in session.execute(all_clients(run_id))],
+                scores=ScoreTable.of(
+                    (client, tuple(numbers))
+                    for client, *numbers in session.execute(scores_of(run_id))
+                ),
             )
 
         return self._sessions.read(f"reading the sums of run {run_id}", query)
@@ -215,12 +215,12 @@ def all_clients(run_id: str) -> Select[Any]:
 
 
 def scores_of(run_id: str) -> Select[Any]:
-    """The scores of a run's matrix; steps that train have none of these."""
+    """The scores of a run's matrix as ``ScoreTable.of`` takes them."""
+    numbers = [getattr(ScoreRow, name) for name in NUMBERS[1:]]
     return (
-        select(ScoreRow.round_id, *_SCORE)
+        select(ScoreRow.client_id, RoundRow.step_index, *numbers)
         .join(RoundRow, RoundRow.round_id == ScoreRow.round_id)
         .where(RoundRow.run_id == run_id, ScoreRow.mid_task.is_(False))
-        .order_by(ScoreRow.score_id)
     )
 
 
@@ -315,18 +315,8 @@ def _which(wanted: Wanted) -> list[ColumnElement[bool]]:
     return found
 
 
-def _scores(session: Session, run_id: str) -> defaultdict[int, list[ScoreRecord]]:
-    found = defaultdict[int, list[ScoreRecord]](list)
-    for row in session.execute(scores_of(run_id)):
-        found[row[0]].append(ScoreRecord(**dict(zip(_SCORE_NAMES, row[1:], strict=True))))
-    return found
-
-
-_SCORE_NAMES: Final = tuple(ScoreRecord.__dataclass_fields__)
-
-
-def _step(row: Any, scores: tuple[ScoreRecord, ...] = ()) -> StepRecord:
-    record = RoundRecord(**{name: getattr(row, name) for name in ROUND_COLUMNS}, scores=scores)
+def _step(row: Any) -> StepRecord:
+    record = RoundRecord(**{name: getattr(row, name) for name in ROUND_COLUMNS})
     return StepRecord(record=record, totals=round_totals_of(row))
 
 

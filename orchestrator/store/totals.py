@@ -48,7 +48,7 @@ class RoundTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord:
-    """A committed step without its replies: ``record`` has those scores that are of the matrix."""
+    """A committed step without its replies and scores."""
 
     record: RoundRecord
     totals: RoundTotals
@@ -142,11 +142,8 @@ def added(
 
 
 def step_of(record: RoundRecord) -> StepRecord:
-    """A step that was read whole, without its replies."""
-    scores = tuple(score for score in record.scores if not score.mid_task)
-    return StepRecord(
-        record=replace(record, replies=(), scores=scores), totals=round_totals(record)
-    )
+    """A step that was read whole, without its replies and scores."""
+    return StepRecord(record=replace(record, replies=(), scores=()), totals=round_totals(record))
 
 
 def _last(summed: ClientTotals, step_index: int, reply: ReplyRecord) -> ClientTotals:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,8 +27,11 @@ router = APIRouter(
     default_response_class=Response,
 )
 forms = APIRouter(include_in_schema=False)
-_ANSWER = {"response_model": None, "responses": {200: {"model": model_of(Done)}}}
-_WATCH_SECONDS = 1.0
+_ANSWER: Final[dict[str, Any]] = {
+    "response_model": None,
+    "responses": {200: {"model": model_of(Done)}},
+}
+_WATCH_SECONDS: Final = 1.0
 
 
 class Tagging(BaseModel):

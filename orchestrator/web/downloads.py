@@ -33,6 +33,9 @@ class _Pipe:
     def flush(self) -> None:
         """Nothing is held back."""
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def taken(self) -> bytes:
         """What was written since the last time."""
         data, self._chunks = b"".join(self._chunks), []
@@ -50,7 +53,7 @@ def adapter_folder(run: RunRecord, home: Home) -> Path | None:
 def zipped(folder: Path) -> Iterator[bytes]:
     """The folder's files as a zip file; tensors do not get smaller, so nothing is compressed."""
     pipe = _Pipe()
-    with ZipFile(pipe, "w", ZIP_STORED) as archive:  # type: ignore[arg-type]  # it only writes
+    with ZipFile(pipe, "w", ZIP_STORED) as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_symlink() or not path.is_file():
                 continue

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -43,8 +48,6 @@ def stored(home: Home, name: str, *, kept: float = 0.94, steps: int | None = Non
 def commit(
     home: Home, run_id: str, name: str, *, kept: float = 0.94, first: int, last: int | None
 ) -> None:
-    from dataclasses import replace
-
     _, rounds, _ = recorded_run(name=name, kept=kept)
     for record in rounds[first:last]:
         replies = tuple(
@@ -54,14 +57,25 @@ def commit(
         assert home.store().commit_round(run_id, replace(record, replies=replies))
 
 
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[str, str, str]]:
+    """A database file with three runs, and their ids."""
+    folder = tmp_path_factory.mktemp("made-once")
+    home = Home(folder=folder, database_url=f"sqlite:///{folder / 'perennial.db'}")
+    done, other = stored(home, "intents"), stored(home, "forgetful", kept=0.7)
+    under_way = stored(home, "now", steps=7)
+    with closing(sqlite3.connect(folder / "perennial.db")) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return folder / "perennial.db", (done, other, under_way)
+
+
 @pytest.fixture
-def runs(home: Home) -> tuple[str, str, str]:
+def runs(home: Home, made_once: tuple[Path, tuple[str, str, str]]) -> tuple[str, str, str]:
     """Two completed runs that differ, and one under way with seven steps."""
-    return (
-        stored(home, "intents"),
-        stored(home, "forgetful", kept=0.7),
-        stored(home, "now", steps=7),
-    )
+    path, ids = made_once
+    home.folder.mkdir(parents=True)
+    shutil.copy(path, home.folder / path.name)
+    return ids
 
 
 @pytest.fixture
