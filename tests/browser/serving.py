@@ -22,7 +22,11 @@ def served(home: Home) -> Iterator[str]:
     servers: list[uvicorn.Server] = []
     settings = WebSettings(token=TOKEN, poll_seconds=0.2, closing=lambda: servers[0].should_exit)
     config = uvicorn.Config(
-        create_app(home, settings), log_level="warning", lifespan="off", timeout_graceful_shutdown=3
+        create_app(home, settings),
+        ws="none",
+        log_level="warning",
+        lifespan="off",
+        timeout_graceful_shutdown=3,
     )
     servers.append(uvicorn.Server(config))
     with socket.create_server(("127.0.0.1", 0)) as listening:
