@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
-from orchestrator.report import figures, tables, writing
+from orchestrator.figures import scores, steps, style_sheet
+from orchestrator.report import tables, writing
+from orchestrator.report.figures import traced
 from orchestrator.report.forgetting import explain
 from orchestrator.report.reading import in_words
 from orchestrator.results import Show
@@ -29,15 +32,16 @@ def render_report(shown: Show, *, generated_at: datetime) -> str:
             generated_at=f"{generated_at:%Y-%m-%d %H:%M} UTC",
             matrix=tables.matrix(shown),
             tasks=tables.tasks(shown),
-            curves=figures.accuracy_curves(shown),
-            forgetting=figures.forgetting_curves(shown),
-            loss=figures.loss_curve(shown),
-            truncation=figures.truncation_curve(shown),
-            traffic=figures.traffic_bars(shown),
-            server_time=figures.server_time_bars(shown),
-            client_time=figures.client_time_bars(shown),
+            curves=scores.accuracy_curves(shown),
+            forgetting=scores.forgetting_curves(shown),
+            loss=steps.loss_curve(shown["rounds"]),
+            truncation=steps.truncation_curve(shown["rounds"]),
+            traffic=steps.traffic_bars(shown["rounds"]),
+            server_time=steps.server_time_bars(shown["rounds"]),
+            client_time=steps.client_time_bars(shown["rounds"]),
             failures=tables.failures(shown),
             forecasts=tables.forecasts(shown),
+            drift=steps.drift_map(shown["rounds"]),
             ranks=tables.rank_map(shown),
             settings=list(flattened(shown["config"])),
         )
@@ -47,6 +51,7 @@ def render_report(shown: Show, *, generated_at: datetime) -> str:
 def render_comparison(shows: Sequence[Show]) -> str:
     """The page about several runs: results, curves over four kinds of effort, settings."""
     comparison = compare(shows)
+    traces = [traced(shown, shown["rounds"]) for shown in shows]
     return (
         _environment()
         .get_template("many_runs.html.j2")
@@ -55,7 +60,7 @@ def render_comparison(shows: Sequence[Show]) -> str:
             results=tables.results(comparison),
             stages=tables.stages(shows),
             curves=[
-                (title, figures.acc_over(shows, unit))
+                (title, scores.acc_over(traces, unit))
                 for title, unit in (
                     ("By tasks learnt", "tasks"),
                     ("By training rounds", "rounds"),
@@ -75,6 +80,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["style_sheet"] = Markup(style_sheet())  # noqa: S704 - files of ours
     environment.filters.update(
         breakable=writing.breakable,
         number=writing.number,
@@ -83,5 +89,6 @@ def _environment() -> Environment:
         size=writing.size,
         seconds=writing.duration,
         setting=writing.setting,
+        shade=writing.shade,
     )
     return environment

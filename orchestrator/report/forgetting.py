@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from orchestrator.report.writing import duration
-from orchestrator.results import Show
+from orchestrator.results import Overview, Show, SummedRound
 from orchestrator.summary import stage_names
 
 _TASKS: Final = 3  # that have lost most are told one by one
@@ -14,8 +15,14 @@ _NEGLIGIBLE: Final = 0.005
 
 def explain(shown: Show) -> list[str]:
     """What was lost, when, on whom and where, and what replay cost; nothing where it is unknown."""
-    parts = [*_tasks(shown), _clients(shown), _groups(shown), _intruders(shown), _replay(shown)]
-    return [sentence for sentence in parts if sentence]
+    return explain_summed(shown, shown["rounds"])
+
+
+def explain_summed(shown: Overview, rounds: Sequence[SummedRound]) -> list[str]:
+    """The same, of a run by its sums."""
+    found = [_tasks(shown), [_clients(shown), _groups(shown)]]
+    found.append([_intruders(shown, rounds), _replay(shown)])
+    return [sentence for part in found for sentence in part if sentence]
 
 
 def points(value: float) -> str:
@@ -23,13 +30,13 @@ def points(value: float) -> str:
     return f"{100 * value:.1f} points"
 
 
-def _learning(shown: Show, stage: int) -> str:
+def _learning(shown: Overview, stage: int) -> str:
     """What happened in a stage: a task was learnt or, where clients meet tasks apart, several."""
     name = stage_names(shown)[stage]
     return f"learning “{name}”" if shown["arrival"] == "together" else name
 
 
-def _tasks(shown: Show) -> list[str]:
+def _tasks(shown: Overview) -> list[str]:
     names, found = shown["tasks"], shown["forgetting_explained"]["tasks"]
     told = list[str]()
     for task in [task for task in found if task["lost"] > _NEGLIGIBLE][:_TASKS]:
@@ -46,7 +53,7 @@ def _tasks(shown: Show) -> list[str]:
     return told
 
 
-def _clients(shown: Show) -> str:
+def _clients(shown: Overview) -> str:
     found, spread = shown["forgetting_explained"]["clients"], shown["forgetting_over_clients"]
     if not found or found[0]["forgetting"] <= _NEGLIGIBLE or spread["mean"] is None:
         return ""
@@ -59,7 +66,7 @@ def _clients(shown: Show) -> str:
     )
 
 
-def _groups(shown: Show) -> str:
+def _groups(shown: Overview) -> str:
     groups = shown["forgetting_explained"]["groups"]
     if not groups:
         return ""
@@ -73,10 +80,10 @@ def _groups(shown: Show) -> str:
     )
 
 
-def _intruders(shown: Show) -> str:
+def _intruders(shown: Overview, rounds: Sequence[SummedRound]) -> str:
     counted = [
         f"{record['intruders']:.0f} after “{shown['tasks'][record['task']]}”"
-        for record in shown["rounds"]
+        for record in rounds
         if record["intruders"] is not None
     ]
     if not counted:
@@ -87,7 +94,7 @@ def _intruders(shown: Show) -> str:
     )
 
 
-def _replay(shown: Show) -> str:
+def _replay(shown: Overview) -> str:
     replay = shown["forgetting_explained"]["replay"]
     if replay["share"] is None or replay["seconds"] is None:
         return ""

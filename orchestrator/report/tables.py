@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final, TypedDict
 
+from orchestrator.figures.naming import block_first, block_of, natural
 from orchestrator.report.writing import LOWER_IS_BETTER, METRIC_NAMES, cell, number
 from orchestrator.results import Comparison, Show, ShownClient, ShownReply
 from orchestrator.summary import row_names
@@ -184,7 +184,7 @@ def rank_map(shown: Show) -> RankMap:
     columns = _columns([client for client in shown["clients"] if client["ranks"]])
     kept = dict(list(columns.items())[:MOST_COLUMNS])
     top = max((rank for ranks in kept.values() for rank in ranks.values()), default=0) or 1
-    groups = sorted({group for ranks in kept.values() for group in ranks}, key=_natural)
+    groups = sorted({group for ranks in kept.values() for group in ranks}, key=natural)
     blocks = [
         Block(
             name=name or "outside the blocks",
@@ -196,7 +196,7 @@ def rank_map(shown: Show) -> RankMap:
                 for group in members
             ],
         )
-        for name, members in groupby(sorted(groups, key=_block_first), key=_block_of)
+        for name, members in groupby(sorted(groups, key=block_first), key=block_of)
     ]
     return RankMap(columns=list(kept), blocks=blocks, hidden=len(columns) - len(kept))
 
@@ -268,22 +268,6 @@ def _rank_cell(rank: int | None, top: int) -> Shaded:
     if rank is None:
         return Shaded(text="", shade=0, own=False)
     return Shaded(text=str(rank) if rank else "dense", shade=round(100 * rank / top), own=rank == 0)
-
-
-def _block_of(group: str) -> str:
-    """The name up to its first number, or nothing."""
-    match = re.match(r"(.*?\.)?\d+(?=\.|$)", group)
-    return match.group() if match else ""
-
-
-def _block_first(group: str) -> tuple[Any, ...]:
-    block = _block_of(group)
-    return (not block, _natural(block), _natural(group))
-
-
-def _natural(name: str) -> tuple[Any, ...]:
-    """Numbers in names compare as numbers, so that block 10 follows block 9."""
-    return tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"[._]", name))
 
 
 def _few(steps: Iterable[str]) -> str:

@@ -73,6 +73,11 @@ def breakable(name: str) -> Markup:
     return Markup(re.sub(r"([_./])", r"\1<wbr>", str(escape(name))))  # noqa: S704 - escaped
 
 
+def shade(percent: float) -> str:
+    """The class of a shaded cell, in twenty steps."""
+    return f"s{round(min(max(percent, 0), 100) / 5)}"
+
+
 def setting(value: Any) -> str:
     """A value of the run file as it would stand there; a dash for a key that is not set."""
     if value is None:

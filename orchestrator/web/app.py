@@ -66,7 +66,8 @@ def create_app(
     for part in (health, stream, downloads, api, actions, pages):
         app.include_router(part if isinstance(part, APIRouter) else part.router)
     app.include_router(actions.forms)
-    app.mount("/static", StaticFiles(directory=str(files("orchestrator.web") / "static")))
+    own = str(files("orchestrator.web") / "static")
+    app.mount("/static", StaticFiles(directory=own, packages=[("orchestrator.figures", "static")]))
     if metrics:
         _mount_metrics(app, metrics)
     app.add_exception_handler(PerennialError, _refused)

@@ -49,6 +49,7 @@ def environment() -> Environment:
         size=writing.size,
         seconds=writing.duration,
         setting=writing.setting,
+        shade=writing.shade,
     )
     return made
 
@@ -163,12 +164,8 @@ def client(request: Request, reader: Reading, run_id: str, client_id: str) -> Re
     found = [views.client_line(*pair) for pair in pairs if pair[0].client_id == client_id]
     if not found:
         raise HTTPException(404, f"run {run_id} never asked a client {client_id!r:.100}")
-    view = views.ClientView(
-        run_id=run_id,
-        run_name=digest.run.name,
-        line=found[0],
-        parts=tuple(reader.store.client_parts(run_id, client_id)),
-    )
+    parts = reader.store.client_parts(run_id, client_id)
+    view = views.client_view(digest.run, found[0], parts)
     return page(request, "client.html.j2", view=view)
 
 

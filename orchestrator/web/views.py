@@ -7,22 +7,27 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 from urllib.parse import urlencode
 
+from markupsafe import Markup
+
+from orchestrator.figures import ranks, scores, steps
+from orchestrator.figures.inputs import StepMark
+from orchestrator.report.figures import traced
+from orchestrator.report.forgetting import explain_summed
 from orchestrator.report.writing import LOWER_IS_BETTER, METRIC_NAMES, cell
 from orchestrator.results import Comparison, Listed, Overview, ShownClient, SummedRound
 from orchestrator.store.base import ALIVE, RunRecord, RunStatus
 from orchestrator.store.browsing import ClientPart, ClientRun, NumberedEvent, Pulse, Sorting, Wanted
 from orchestrator.store.totals import ClientTotals
-from orchestrator.summary import compare, run_listing
-from orchestrator.web import figures
+from orchestrator.summary import compare, row_names, run_listing
 from orchestrator.web.configuration import Setting, settings_of
-from orchestrator.web.figures import Chart, HeatMap, Stacks
 from orchestrator.web.reader import RunDocuments
+from orchestrator.web.words import progress_words
 
-UNITS: Final[Mapping[str, str]] = {
-    "tasks": "tasks learnt",
-    "rounds": "training rounds",
-    "bytes": "bytes, both ways, all clients",
-    "seconds": "seconds of the server's clock",
+_UNITS: Final[Mapping[str, str]] = {
+    "rounds": "By training rounds",
+    "megabytes": "By bytes sent",
+    "seconds": "By time",
+    "tasks": "By tasks learnt",
 }
 _PHASES: Final = ("down", "load", "evaluate", "probe", "train", "compress", "save", "up")
 
@@ -108,17 +113,21 @@ class RunView:
     alive: bool
     progress: Progress
     cursor: str
-    accuracy: HeatMap
-    accuracy_curves: Chart
-    forgetting_curves: Chart
-    loss: Chart
-    ranks_by_client: HeatMap
-    choice_by_client: HeatMap
-    ranks_by_round: HeatMap
-    drift: HeatMap
-    traffic: Stacks
-    server_seconds: Stacks
-    client_seconds: Stacks
+    words: str
+    rows: Sequence[str]
+    explanation: Sequence[str]
+    accuracy_curves: Markup
+    forgetting_curves: Markup
+    loss: Markup
+    truncation: Markup
+    ranks_by_client: Markup
+    choice_by_client: Markup
+    ranks_by_round: Markup
+    drift: Markup
+    traffic: Markup
+    server_seconds: Markup
+    client_seconds: Markup
+    phases: Sequence[str]
     clients: tuple[ClientLine, ...]
     last_rounds: tuple[SummedRound, ...]
     num_rounds: int
@@ -144,7 +153,7 @@ class CompareView:
 
     comparison: Comparison
     results: tuple[ComparedRow, ...]
-    curves: tuple[Chart, ...]
+    curves: Sequence[tuple[str, Markup]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +163,10 @@ class ClientView:
     run_id: str
     run_name: str
     line: ClientLine
-    parts: tuple[ClientPart, ...]
+    parts: Sequence[ClientPart]
+    seconds: Markup
+    traffic: Markup
+    ranks: Markup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,23 +245,36 @@ def run_view(
     """The page of a run with its ``num_shown`` newest steps and ``events``."""
     digest, shown, rounds = documents.digest, documents.overview, documents.rounds
     last_step = rounds[-1]["step"] if rounds else -1
+    lines, progress = client_lines(digest.clients, documents.clients), progress_of(digest.run)
     return RunView(
         shown=shown,
         alive=RunStatus(shown["status"]) in ALIVE,
-        progress=progress_of(digest.run),
+        progress=progress,
         cursor=f"{last_step}.{pulse.last_event}",
-        accuracy=figures.accuracy_map(shown),
-        accuracy_curves=figures.accuracy_curves(shown),
-        forgetting_curves=figures.forgetting_curves(shown),
-        loss=figures.loss_curve(rounds),
-        ranks_by_client=figures.rank_map_by_client(digest.clients),
-        choice_by_client=figures.choice_map_by_client(digest.clients),
-        ranks_by_round=figures.rank_map_by_round(digest.steps),
-        drift=figures.drift_map(rounds),
-        traffic=figures.traffic(rounds),
-        server_seconds=figures.server_seconds(rounds),
-        client_seconds=figures.client_seconds(rounds),
-        clients=client_lines(digest.clients, documents.clients),
+        words=progress_words(shown["status"], progress, shown["tasks"]),
+        rows=row_names(shown),
+        explanation=explain_summed(shown, rounds),
+        accuracy_curves=scores.accuracy_curves(shown),
+        forgetting_curves=scores.forgetting_curves(shown),
+        loss=steps.loss_curve(rounds),
+        truncation=steps.truncation_curve(rounds),
+        ranks_by_client=ranks.ranks_by_client(
+            {each.client_id: each.last_ranks for each in digest.clients if each.last_ranks}
+        ),
+        choice_by_client=ranks.choice_by_client(
+            {each.client_id: each.groups for each in digest.clients if each.rounds},
+            {each.client_id: each.rounds for each in digest.clients},
+        ),
+        ranks_by_round=ranks.ranks_by_round(
+            [step.totals.ranks for step in digest.steps if step.totals.ranks],
+            [step.record.task_index for step in digest.steps if step.totals.ranks],
+        ),
+        drift=steps.drift_map(rounds),
+        traffic=steps.traffic_bars(rounds),
+        server_seconds=steps.server_time_bars(rounds),
+        client_seconds=steps.client_time_bars(rounds),
+        phases=[p for p in _PHASES if any(p in each.seconds for each in lines)],
+        clients=lines,
         last_rounds=tuple(reversed(rounds[-num_shown:])),
         num_rounds=len(rounds),
         replay_steps=tuple(r["step"] for r in rounds if r["kind"] == "replay"),
@@ -259,14 +284,35 @@ def run_view(
     )
 
 
+def client_view(run: RunRecord, line: ClientLine, parts: Sequence[ClientPart]) -> ClientView:
+    """A client in one run."""
+    marks = [StepMark(p.step.step_index, p.step.kind, p.step.task_index) for p in parts]
+    trained = [part for part in parts if part.reply.ranks]
+    return ClientView(
+        run_id=run.run_id,
+        run_name=run.name,
+        line=line,
+        parts=parts,
+        seconds=steps.phase_bars(
+            [part.reply.seconds for part in parts], marks, "Seconds of the client by step and phase"
+        ),
+        traffic=steps.bytes_bars(
+            [(part.reply.bytes_up, part.reply.bytes_down) for part in parts], marks
+        ),
+        ranks=ranks.ranks_of_one(
+            [part.reply.ranks for part in trained], [part.step.task_index for part in trained]
+        ),
+    )
+
+
 def compare_view(runs: Sequence[RunDocuments]) -> CompareView:
     """Runs side by side."""
     comparison = compare([run.overview for run in runs])
-    pairs = [(run.overview, run.rounds) for run in runs]
+    traces = [traced(run.overview, run.rounds) for run in runs]
     return CompareView(
         comparison=comparison,
         results=tuple(_row(row["metric"], row["values"]) for row in comparison["results"]),
-        curves=tuple(figures.acc_over(pairs, unit, label) for unit, label in UNITS.items()),
+        curves=[(title, scores.acc_over(traces, unit)) for unit, title in _UNITS.items()],
     )
 
 

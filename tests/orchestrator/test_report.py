@@ -14,11 +14,13 @@ import pytest
 from rich.console import Console
 
 from orchestrator.cli.output import print_outcome, print_run
+from orchestrator.figures.bars import Stack, bars
+from orchestrator.figures.frame import Frame
+from orchestrator.figures.lines import Line, lines
+from orchestrator.figures.scores import accuracy_curves
 from orchestrator.report import render_comparison, render_report
-from orchestrator.report.figures import accuracy_curves
 from orchestrator.report.forgetting import explain
 from orchestrator.report.reading import in_words
-from orchestrator.report.svg import Frame, Line, Stack, bars, lines
 from orchestrator.report.tables import MOST_COLUMNS, failures, rank_map
 from orchestrator.report.writing import duration, number, setting, size
 from orchestrator.summary import show
