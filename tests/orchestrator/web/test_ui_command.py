@@ -40,9 +40,10 @@ def test_it_says_where_it_is_serves_and_ends_cleanly(home, runs, number, tmp_pat
         assert httpx.get(f"{address}/healthz").text == "ok\n"
         assert runs[0] in httpx.get(address).text
         with httpx.stream("GET", f"{address}/api/v1/runs/{runs[2]}/stream", timeout=60) as told:
-            assert next(told.iter_lines()).startswith("retry")
+            lines = told.iter_lines()
+            assert next(lines).startswith("retry")
             process.send_signal(number)
-            told.read()  # the server ends it
+            assert list(lines)  # what was under way, until the server ended it
         assert process.wait(timeout=60) == 0
         assert TOKEN not in process.stderr.read()
     finally:
