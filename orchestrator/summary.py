@@ -149,8 +149,13 @@ def strict(value: Any) -> Any:
     """The same, with null for NaN and infinities: JSON has neither."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {
+            str(k): (v if math.isfinite(v) else None) if type(v) is float else strict(v)
+            for k, v in value.items()
+        }
     if isinstance(value, Mapping):
-        return {str(key): strict(item) for key, item in value.items()}
+        return strict(dict(value))
     if isinstance(value, list | tuple):
         return [strict(item) for item in value]
     return value

@@ -109,11 +109,11 @@ class SqlBrowsing:
                 raise RunNotFoundError(f"no run {run_id!r}; see `perennial runs`")
             return RunSums(
                 run=run_records(session, [row])[0],
-                steps=[_step(each) for each in session.execute(all_steps(run_id))],
+                steps=[_step(each) for each in session.connection().execute(all_steps(run_id))],
                 clients=[client_totals_of(each) for each in session.execute(all_clients(run_id))],
                 scores=ScoreTable.of(
                     (client, tuple(numbers))
-                    for client, *numbers in session.execute(scores_of(run_id))
+                    for client, *numbers in session.connection().execute(scores_of(run_id))
                 ),
             )
 

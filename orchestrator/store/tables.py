@@ -103,9 +103,10 @@ def _unmarked(value: Any) -> Any:
     if isinstance(value, dict):
         if value.keys() == {_MARK}:
             return _KINDS[value[_MARK]]
-        return {key: _unmarked(item) for key, item in value.items()}
+        # Most are flat and of numbers; a call for each would cost more than reading them.
+        return {k: _unmarked(v) if isinstance(v, (dict, list)) else v for k, v in value.items()}
     if isinstance(value, list):
-        return [_unmarked(item) for item in value]
+        return [_unmarked(item) if isinstance(item, (dict, list)) else item for item in value]
     return value
 
 
