@@ -86,6 +86,7 @@ app.command()(federation.certs)
 app.command()(federation.server)
 app.command()(federation.client)
 app.command()(monitoring.metrics)
+app.command()(monitoring.mirror)
 app.command()(upkeep.gc)
 app.command()(upkeep.delete)
 
