@@ -19,6 +19,7 @@ from orchestrator.report import render_report
 from orchestrator.stopping import is_led
 from orchestrator.store.base import UNDER_WAY, RunRecord, RunStatus, RunStore
 from orchestrator.summary import show
+from orchestrator.tracking import mirrored, require_tracking
 from orchestrator.transport import Transport
 from orchestrator.trouble import in_words
 from strategies.errors import ConfigError, Fault, StoreError
@@ -35,7 +36,11 @@ INTERRUPTED: Final = "interrupted"
 
 
 def submit(config: RunConfig, home: Home, where: Mapping[str, str] | None = None) -> str:
-    """Enter a new run into the database; its id.  ``where`` is recorded with its environment."""
+    """Enter a new run into the database; its id.  ``where`` is recorded with its environment.
+
+    Raises: ConfigError if the run is to be tracked and cannot be from here.
+    """
+    require_tracking(config)
     record = home.store().create_run(
         name=config.name,
         config=config.model_dump(mode="json"),
@@ -104,10 +109,12 @@ def conduct(run_id: str, config: RunConfig, transport: Transport, home: Home) ->
         blobs=home.blobs(),
         folder=folder,
     )
-    try:
-        return engine.execute()
-    finally:
-        _report(run_id, store, folder / "report.html")
+    report = folder / "report.html"
+    with mirrored(run_id, config, store, report):
+        try:
+            return engine.execute()
+        finally:
+            _report(run_id, store, report)
 
 
 def _report(run_id: str, store: RunStore, path: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from orchestrator.config_checks import faults_of
 from orchestrator.defaults import with_defaults
@@ -28,6 +28,7 @@ from orchestrator.sections import (
     Publish,
     Replay,
     Strategies,
+    Tracking,
 )
 from strategies.arrival import Arrivals, arrivals
 from strategies.catalog import (
@@ -89,12 +90,19 @@ class RunConfig(Section):
     checkpoints: Checkpoints = Checkpoints()
     links: Links | None = None
     """Simulated links; without them times are what they are."""
+    tracking: Tracking | None = None
+    """Mirror the run to a tracking server; ``"mlflow"`` is short for ``{ name = "mlflow" }``."""
+
+    @field_validator("tracking", mode="before")
+    @classmethod
+    def _named(cls, given: Any) -> Any:
+        return {"name": given} if isinstance(given, str) else given
 
     def digest(self) -> str:
         """Names what the run computes; how and under which name it is run does not matter."""
         plain = self.model_dump(
             mode="json",
-            exclude={"name": True, "checkpoints": True, "federation": _OPERATION},
+            exclude={"name": True, "checkpoints": True, "tracking": True, "federation": _OPERATION},
         )
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from orchestrator.buffer_checks import check_buffer
 from orchestrator.screening_checks import check_screening
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def faults_of(config: RunConfig) -> list[Fault]:
     """Everything wrong with a run file whose fields are fine one by one."""
-    found = _check_strategies(config) + _check_together(config)
+    found = _check_strategies(config) + _check_together(config) + _check_tracking(config)
     return found or (
         _check_capabilities(config)
         + _check_head(config)
@@ -25,6 +26,15 @@ def faults_of(config: RunConfig) -> list[Fault]:
         + check_buffer(config)
         + check_screening(config)
     )
+
+
+def _check_tracking(config: RunConfig) -> list[Fault]:
+    """A run file is put on record and shown, so no password may be in it."""
+    url = config.tracking and config.tracking.url
+    if not url or "@" not in urlsplit(url).netloc:
+        return []
+    hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    return [Fault("tracking.url", "one with a user or password", "a URL without", hint)]
 
 
 def _check_strategies(config: RunConfig) -> list[Fault]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from strategies.recipe import Positive, Section
 from strategies.types import Optimization, StrategyChoice
@@ -211,6 +212,27 @@ class Checkpoints(Section):
     keep: Positive = 3
     """Newest committed states; a run whose newest one turns out damaged goes on from the one before
     it.  Clients can step back as far as the default."""
+
+
+class Tracking(Section):
+    """A server that shows the run beside others: params, metrics, adapter and report.
+
+    The run database stays the source.  A server that is away neither stops nor slows the run.
+    """
+
+    name: Literal["mlflow"]
+    url: str | None = None
+    """``http://…`` or ``https://…``; default: MLFLOW_TRACKING_URI.  Its password belongs in
+    MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
+    experiment: str = "perennial"
+
+    @field_validator("url")
+    @classmethod
+    def _of_a_server(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "http://server")
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("an http:// or https:// URL")
+        return url
 
 
 class Publish(Section):

@@ -14,6 +14,7 @@
     │   └── LeaseLostError          another orchestrator leads the run now; it goes on there
     ├── TransportError          the way to the clients is closed or was never there
     │   └── RefusedError            the other side will not have us, however often we ask
+    ├── TrackingError           a tracking server did not take a run
     └── StoreError
         ├── RunNotFoundError
         ├── StaleRunStatusError     the run is not in the status the caller expected
@@ -98,6 +99,10 @@ class TransportError(PerennialError):
 
 class RefusedError(TransportError):
     """The other side will not have us, however often we ask; says what to change."""
+
+
+class TrackingError(PerennialError):
+    """A tracking server did not take a run; the run itself is not affected."""
 
 
 class StoreError(PerennialError):

@@ -1,4 +1,4 @@
-"""``perennial metrics``: the run database for Prometheus, where no UI is served."""
+"""``perennial metrics`` and ``mirror``: the run database for Prometheus, and for MLflow."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Annotated
 import typer
 from prometheus_client import CollectorRegistry, start_http_server
 
+from orchestrator.config import parse_config
 from orchestrator.home import Home
 from orchestrator.signals import handling
 from orchestrator.telemetry import RunCollector
-from strategies.errors import ConfigError, Fault
+from orchestrator.tracking import Mirror, MlflowServer, require_tracking
+from orchestrator.tracking.server import url_of
+from strategies.errors import ConfigError, Fault, PerennialError, TrackingError
 
 
 def metrics(
@@ -43,6 +46,35 @@ def metrics(
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+def mirror(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `latest`.")],
+) -> None:
+    """Copy to its tracking server what it lacks of a run: one that ended while it was away."""
+    home = Home.from_environment()
+    run = home.store().get_run(run_id)
+    config = parse_config(run.config, source=f"run {run.run_id}")
+    if config.tracking is None:
+        fault = Fault(run.run_id, "a run without tracking", 'a run with tracking = "mlflow"')
+        raise ConfigError("mirror", [fault])
+    require_tracking(config)
+    copy = Mirror(
+        run_id=run.run_id,
+        store=home.store(),
+        tracker=MlflowServer(config.tracking),
+        report=home.run_folder(run.run_id) / "report.html",
+    )
+    try:
+        copy.finish()
+    except PerennialError:
+        raise
+    except Exception as error:  # MLflow's client raises errors of many libraries
+        raise TrackingError(
+            f"{url_of(config.tracking)} did not take run {run.run_id}: {error}; see that it "
+            "answers, and try again"
+        ) from error
+    typer.echo(f"mirrored {run.run_id} to {url_of(config.tracking)}")
 
 
 def shown_address(host: str, port: int) -> str:

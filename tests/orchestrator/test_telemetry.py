@@ -154,7 +154,8 @@ def counters(text: bytes) -> Values:
     return {key: found for key, found in values(text).items() if key[0] in names}
 
 
-def test_reading_step_by_step_is_reading_at_once(store: SqlRunStore) -> None:
+def test_reading_step_by_step_is_reading_at_once(database_url: str) -> None:
+    store = open_store(database_url)
     run_id = a_run(store, steps=0)
     before = counters(render(store))
     for step in range(21):
@@ -162,6 +163,7 @@ def test_reading_step_by_step_is_reading_at_once(store: SqlRunStore) -> None:
         now = counters(render(store))
         assert all(now[key] >= found for key, found in before.items())
         before = now
+    assert value(render(store), "rank_bucket", run=run_id, le="8.0") == 150 + 240 + 360 + 540
     another = SqlRunStore(store._sessions.engine)  # of a process that was started anew
     assert counters(render(another)) == before
 
