@@ -52,7 +52,7 @@ class Watched:
         context = browser.new_context(**options)
         context.add_init_script(_LISTEN)
         watched = cls(context.new_page())
-        watched.page.set_default_timeout(60_000)
+        watched.page.set_default_timeout(240_000)
         watched.page.on("console", lambda message: watched._heard(message))
         watched.page.on("pageerror", lambda error: watched.faults.append(str(error)))
         return watched
