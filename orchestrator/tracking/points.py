@@ -7,9 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from orchestrator.digest import arrivals_of
 from orchestrator.metrics import METRICS, AccuracyMatrix
 from orchestrator.store.base import RoundRecord, RunRecord, ScoreRecord
-from orchestrator.summary import arrivals_of, flattened
+from orchestrator.summary import flattened
 
 _LONGEST_PARAM: Final = 6000  # characters, by MLflow
 
