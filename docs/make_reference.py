@@ -10,8 +10,8 @@ from typing import Any
 import typer
 
 from orchestrator.cli.app import app
-from orchestrator.cli.output import catalog_entries
 from orchestrator.config import config_schema
+from orchestrator.entries import catalog_entries
 
 HERE = Path(__file__).parent / "reference"
 MADE = "*Written by `python docs/make_reference.py`; do not edit.*"

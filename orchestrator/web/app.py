@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.resources import files
 
 from fastapi import APIRouter, FastAPI, Request
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from orchestrator.conduct import code_version
 from orchestrator.home import Home
-from orchestrator.store import SqlRunStore
 from orchestrator.summary import SCHEMA_VERSION
+from orchestrator.telemetry import CONTENT_TYPE, render
 from orchestrator.web import actions, api, downloads, pages, stream
 from orchestrator.web.access import Reading, json_response, sessions_of
 from orchestrator.web.documents import Health
@@ -40,17 +38,11 @@ _STATUS = (
     ((StoreUnreachableError, StoreDamagedError, SchemaVersionError), 503),
     (PerennialError, 400),
 )
-_METRICS = "text/plain; version=0.0.4; charset=utf-8"
 health = APIRouter()
 
 
-def create_app(
-    home: Home, settings: WebSettings, *, metrics: Callable[[SqlRunStore], str] | None = None
-) -> FastAPI:
-    """Pages, API and stream over one data directory.
-
-    ``metrics`` renders what Prometheus reads at ``/metrics``; without it there is no such path.
-    """
+def create_app(home: Home, settings: WebSettings) -> FastAPI:
+    """Pages, API, stream and Prometheus metrics over one data directory."""
     app = FastAPI(
         title="perennial",
         version="1",
@@ -68,8 +60,6 @@ def create_app(
     app.include_router(actions.forms)
     own = str(files("orchestrator.web") / "static")
     app.mount("/static", StaticFiles(directory=own, packages=[("orchestrator.figures", "static")]))
-    if metrics:
-        _mount_metrics(app, metrics)
     app.add_exception_handler(PerennialError, _refused)
     app.add_exception_handler(HTTPException, _refused)
     app.add_middleware(Guard, hosts=settings.hosts)
@@ -103,13 +93,10 @@ def healthy(request: Request, reader: Reading) -> Response:
     )
 
 
-def _mount_metrics(app: FastAPI, metrics: Callable[[SqlRunStore], str]) -> None:
-    async def answer(request: Request) -> Response:
-        reader: Reader = request.app.state.reader
-        text = await run_in_threadpool(lambda: metrics(reader.store))
-        return Response(text, media_type=_METRICS)
-
-    app.add_route("/metrics", answer, include_in_schema=False)
+@health.get("/metrics", include_in_schema=False)
+def metrics(reader: Reading) -> Response:
+    """The run database as Prometheus reads it."""
+    return Response(render(reader.store), media_type=CONTENT_TYPE)
 
 
 def _refused(request: Request, error: Exception) -> Response:
