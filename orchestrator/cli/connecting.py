@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -56,7 +57,8 @@ def client_options(  # noqa: PLR0913 - the command's options, checked together
     if not insecure and auth_key is None:
         hint = "the federation's operator has it; --insecure is for servers started so"
         faults.append(Fault("--auth-key", "nothing", "this node's private key", hint))
-    faults += _trainer_faults(trainer, kind, memory_limit_bytes or uplink_limit_bytes_per_second)
+    own = (memory_limit_bytes, uplink_limit_bytes_per_second, metrics)
+    faults += _trainer_faults(trainer, kind, own)
     if faults:
         raise ConfigError("client", faults)
     public = load_node_key(auth_key, key="--auth-key") if auth_key else None
@@ -79,16 +81,16 @@ def client_options(  # noqa: PLR0913 - the command's options, checked together
     )
 
 
-def _trainer_faults(trainer: str | None, kind: str, limit: int | None) -> list[Fault]:
-    """What is wrong with ``--trainer``; kind and limits are in that trainer's own settings."""
+def _trainer_faults(trainer: str | None, kind: str, own: Sequence[object]) -> list[Fault]:
+    """What is wrong with ``--trainer``; ``own`` and kind are told to that trainer itself."""
     if trainer is None:
         return []
     faults = list[Fault]()
     if not trainer.removeprefix("unix:").startswith("/") or not trainer.startswith("unix:"):
         faults.append(Fault("--trainer", repr(trainer), "unix: and an absolute path"))
-    if kind != "auto" or limit is not None:
-        found = "--trainer with --kind, --memory-limit or --uplink-limit"
-        faults.append(Fault("--trainer", found, "these in the settings of that trainer"))
+    if kind != "auto" or any(each is not None for each in own):
+        found = "--trainer with --kind, --memory-limit, --uplink-limit or --metrics-port"
+        faults.append(Fault("--trainer", found, "these told to that trainer itself"))
     return faults
 
 

@@ -85,6 +85,7 @@ def options(tmp_path, **changes):
         "uplink_limit_bytes_per_second": None,
         "work": tmp_path / "work",
         "trainer": f"unix:{tmp_path}/t.sock",
+        "metrics": None,
     }
     return client_options(**(given | changes))
 
@@ -117,6 +118,7 @@ def test_its_node_is_told_the_socket_and_no_token(tmp_path):
         {"kind": "gpu"},
         {"memory_limit_bytes": 1},
         {"uplink_limit_bytes_per_second": 1},
+        {"metrics": Address(host="127.0.0.1", port=1)},
     ],
 )
 def test_what_belongs_to_that_trainer_is_not_said_to_the_client(tmp_path, changes):

@@ -150,10 +150,10 @@ def test_a_second_signal_does_not_break_off_what_the_first_began():
 
 
 def test_a_run_of_a_federation_is_not_continued_by_simulated_clients(home):
-    from orchestrator.cli.app import _require_simulated
+    from orchestrator.conduct import require_simulated
     from strategies.errors import ConfigError
 
     begun_there = submit(tiny_config(), home, {FLOWER_RUN: "7"})
     with pytest.raises(ConfigError, match="--on HOST:PORT"):
-        _require_simulated(home.store().get_run(begun_there))
-    _require_simulated(home.store().get_run(submit(tiny_config(), home)))
+        require_simulated(home.store().get_run(begun_there))
+    require_simulated(home.store().get_run(submit(tiny_config(), home)))
