@@ -10,6 +10,7 @@ from orchestrator.conduct import submit
 from orchestrator.launch import run_in_process
 from orchestrator.store.base import RunStatus
 from tests.conftest import tiny_config
+from tests.e2e.federation import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -50,7 +51,7 @@ def test_a_live_run_is_followed_from_the_first_round_to_the_last(home, watched):
         working.start()
         page.wait_for_selector("main .status.completed", timeout=300_000)
         working.join(timeout=120)
-        page.wait_for_function("document.querySelector('progress').value === 1")
+        assert eventually(lambda: page.locator("progress").evaluate("bar => bar.value === 1"), 60)
         seen, jumps = page.evaluate("window.seen"), page.evaluate("window.jumps")
         assert page.evaluate("window.same"), "the page was loaded again"
         assert page.evaluate("document.activeElement.tagName") == "SUMMARY"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.browser.conftest import PAGES
+from tests.e2e.federation import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -24,7 +25,7 @@ def test_the_policy_is_on(browser, site):
     found = Watched.open(browser)
     found.page.goto(site["address"])
     found.page.evaluate("document.body.setAttribute('style', 'color: red')")
-    found.page.wait_for_function("window.refused.length === 1")
+    assert eventually(lambda: found.page.evaluate("window.refused.length === 1"))
     found.close()
 
 
@@ -117,7 +118,7 @@ def test_a_comparison_shows_curves_over_every_effort_and_what_differs(watched, s
     names = [each.get_attribute("aria-label") for each in watched.page.get_by_role("img").all()]
     efforts = ("training rounds", "MB, both ways", "seconds", "tasks learnt")
     assert all(any(effort in name for name in names) for effort in efforts)
-    settings = watched.page.get_by_role("region", name="Settings that differ")
+    settings = watched.page.get_by_role("region", name="Settings that differ").first
     assert "finetune" in settings.text_content()
 
 
@@ -126,7 +127,7 @@ def test_the_list_filters_as_it_is_typed_in_and_without_scripts(browser, watched
     watched.page.evaluate("window.same = true")
     box = watched.page.get_by_role("searchbox")
     box.press_sequentially("derpp")
-    watched.page.wait_for_function("document.querySelectorAll('#list tbody tr').length === 1")
+    assert eventually(lambda: watched.page.locator("#list tbody tr").count() == 1)
     assert watched.page.evaluate("window.same")
     assert "q=derpp" in watched.page.url
     plain = browser.new_page(java_script_enabled=False)
