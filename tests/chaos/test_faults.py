@@ -164,7 +164,7 @@ def test_a_full_disk_stops_the_server_and_says_what_to_free(
     run_id, status = struck(full, over=over)
     assert status in STOPPED
     reason = home.store().get_run(run_id).reason
-    assert re.search("No space left on device(, .* free there)?; free space there", reason)
+    assert re.search(r"No space left on device( at .*bytes free\))?; free space there", reason)
     assert reason.endswith("then resume")
     assert 0 < len(home.store().rounds(run_id)) < len(golden["steps"])
     assert resumed(run_id, over) == golden
