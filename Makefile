@@ -8,7 +8,7 @@ run: $(VENV)/.installed  ## install and learn five tasks across ten clients
 	$(BIN)/perennial run examples/digits.toml
 
 test: $(VENV)/.installed-test  ## the whole suite
-	$(BIN)/python -m pytest -n auto --dist loadgroup
+	$(BIN)/python -m pytest -n auto
 
 fast: $(VENV)/.installed-test  ## what takes under three minutes on two cores
 	$(BIN)/python -m pytest -n auto -m "not slow and not e2e"

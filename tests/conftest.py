@@ -24,12 +24,20 @@ settings.load_profile("perennial")
 REPOSITORY = Path(__file__).parent.parent
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole processes are driven one test at a time, beside one worker with all others."""
-    for item in items:
-        if item.get_closest_marker("e2e"):
-            item.add_marker(pytest.mark.xdist_group("e2e"))
+# Tests that drive whole processes, which wait in vain for each other's cores.
+WHOLE_PROCESSES = ("tests/e2e/", "tests/browser/", "tests/chaos/test_deployed.py")
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist, where that is at work
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One worker drives whole processes, one test at a time; the others do all else."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneAtATime(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return WHOLE_PROCESSES[0] if nodeid.startswith(WHOLE_PROCESSES) else nodeid
+
+    return OneAtATime(config, log)
 
 
 TINY: dict[str, Any] = {

@@ -160,10 +160,10 @@ def test_a_taken_port_is_a_fault_with_a_name(metrics):
 
 
 def test_a_client_passes_the_port_on_only_if_told(tmp_path):
-    trainer, _ = _programs(options(tmp_path), NodeSigns())
+    trainer, _ = _programs(options(tmp_path), NodeSigns(), "unix:/t.sock")
     assert "--metrics-port" not in trainer.command
     at = Address(host="127.0.0.1", port=9111)
-    trainer, _ = _programs(options(tmp_path, metrics=at), NodeSigns())
+    trainer, _ = _programs(options(tmp_path, metrics=at), NodeSigns(), "unix:/t.sock")
     assert trainer.command[-4:] == ["--metrics-host", "127.0.0.1", "--metrics-port", "9111"]
 
 
