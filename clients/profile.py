@@ -14,16 +14,16 @@ import torch
 
 from clients.device import Device
 from strategies.errors import ModelError
+from strategies.types import ClientKind
 
-Kind = Literal["edge", "gpu", "cpu"]
 # A device that is lent less than this is an edge device unless its operator says otherwise.
 EDGE_BYTES: Final = 4 * 2**30
 _STATUS: Final = Path("/proc/self/status")
 
 
 def device_kind(
-    device: Device, limit_bytes: int | None, said: Literal["auto"] | Kind | None
-) -> Kind:
+    device: Device, limit_bytes: int | None, said: Literal["auto"] | ClientKind | None
+) -> ClientKind:
     """What this process trains on: what the operator says, else what is there.
 
     Raises: ModelError for a GPU that is not there.

@@ -15,6 +15,7 @@ from strategies.cost import CostModel
 from strategies.types import (
     Assignment,
     ClientFailure,
+    ClientProfile,
     GroupName,
     LowRank,
     Observation,
@@ -75,9 +76,15 @@ def predicted(assignment: Assignment, plan: Plan) -> dict[str, float]:
 
 
 def reply_record(
-    assignment: Assignment, reply: Reply, planned_from: Mapping[str, float]
+    assignment: Assignment,
+    reply: Reply,
+    planned_from: Mapping[str, float],
+    client: ClientProfile | None = None,
 ) -> ReplyRecord:
-    """The row of a reply; ``planned_from`` are its assignment's predictions."""
+    """The row of a reply; ``planned_from`` are its assignment's predictions.
+
+    ``client`` is who answered, None where it is unknown by now.
+    """
     result, ok = reply.result, isinstance(reply.result, Update)
     update = result if isinstance(result, Update) else None
     fault = result if isinstance(result, ClientFailure) else None
@@ -94,6 +101,7 @@ def reply_record(
         seconds=_seconds(reply),
         metrics={**(update.metrics if update else {}), **planned_from},
         peak_memory_bytes=update.peak_memory_bytes if update else 0,
+        client_kind=client.kind if client else None,
     )
 
 

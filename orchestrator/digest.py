@@ -16,6 +16,7 @@ from orchestrator.releases import described, verdicts
 from orchestrator.sections import Quarantine, Requirements
 from orchestrator.store.base import EventRecord, RoundRecord, RunRecord, ScoreRecord
 from orchestrator.store.browsing import RunSums
+from orchestrator.store.drift import DriftTable
 from orchestrator.store.scores import ScoreTable
 from orchestrator.store.totals import ClientTotals, StepRecord, client_totals, step_of
 from strategies.arrival import Arrivals, arrivals
@@ -33,6 +34,7 @@ class Digest:
     steps: Sequence[StepRecord]
     clients: Sequence[ClientTotals]
     table: ScoreTable
+    drift: DriftTable
 
     @classmethod
     def of(cls, run: RunRecord, rounds: Sequence[RoundRecord]) -> Digest:
@@ -42,12 +44,19 @@ class Digest:
             steps=[step_of(record) for record in rounds],
             clients=client_totals(rounds),
             table=ScoreTable.of_rounds(rounds),
+            drift=DriftTable.of((record.task_index, record.drift) for record in rounds),
         )
 
     @classmethod
     def by_sums(cls, sums: RunSums) -> Digest:
         """The digest of what the store has summed."""
-        return cls(run=sums.run, steps=sums.steps, clients=sums.clients, table=sums.scores)
+        return cls(
+            run=sums.run,
+            steps=sums.steps,
+            clients=sums.clients,
+            table=sums.scores,
+            drift=sums.drift,
+        )
 
     @cached_property
     def when(self) -> Arrivals | None:
@@ -103,7 +112,9 @@ class Digest:
                 "mean": _mean(losses),
                 "worst_decile": -worst_decile([-lost for lost in losses]),
             },
-            "forgetting_explained": explanation(self.steps, matrix, self.own),
+            "forgetting_explained": explanation(
+                [step.totals for step in self.steps], self.drift, matrix, self.own
+            ),
             "bytes_up": sum(step.totals.bytes_up for step in self.steps),
             "bytes_down": sum(step.totals.bytes_down for step in self.steps),
         }
@@ -144,7 +155,7 @@ def step_row(step: StepRecord) -> Json:
         "bytes_down": totals.bytes_down,
         "clients_ok": totals.clients_ok,
         "clients_failed": totals.clients_failed,
-        "truncation_max": max(record.truncation.values(), default=None),
+        "truncation_max": totals.truncation_max,
         "drift": dict(record.drift),
         "replayed": totals.replayed,
         "accuracy": totals.mid_correct / examples if examples else None,
@@ -156,6 +167,7 @@ def step_row(step: StepRecord) -> Json:
 def _client(totals: ClientTotals, own: AccuracyMatrix | None) -> Json:
     return {
         "client_id": totals.client_id,
+        "kind": totals.kind,
         "rounds": totals.rounds,
         "num_examples": totals.num_examples,
         "bytes_up": totals.bytes_up,

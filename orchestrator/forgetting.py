@@ -5,7 +5,6 @@ Pure, from the record of a run.  Accuracies are fractions; tasks count from 0.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -14,7 +13,8 @@ import numpy as np
 
 from orchestrator.metrics import AccuracyMatrix, by_client
 from orchestrator.store.base import RoundRecord
-from orchestrator.store.totals import RoundTotals, StepRecord, step_of
+from orchestrator.store.drift import DriftTable
+from orchestrator.store.totals import RoundTotals, round_totals
 from strategies.arrival import Arrivals
 
 Json = dict[str, Any]
@@ -27,24 +27,28 @@ def explained(rounds: Sequence[RoundRecord], num_tasks: int, when: Arrivals | No
     """
     scores = [score for record in rounds for score in record.scores]
     return explanation(
-        [step_of(record) for record in rounds],
+        [round_totals(record) for record in rounds],
+        DriftTable.of((record.task_index, record.drift) for record in rounds),
         AccuracyMatrix.of(scores, num_tasks, when=when),
         by_client(scores, num_tasks, when),
     )
 
 
 def explanation(
-    steps: Sequence[StepRecord], matrix: AccuracyMatrix, own: Mapping[str, AccuracyMatrix]
+    totals: Sequence[RoundTotals],
+    drift: DriftTable,
+    matrix: AccuracyMatrix,
+    own: Mapping[str, AccuracyMatrix],
 ) -> Json:
     """Tasks, clients and groups, those that lost or moved most first, and what replay cost.
 
-    ``matrix`` is the run's, ``own`` each client's.
+    ``totals`` are those of the steps, ``matrix`` is the run's, ``own`` each client's.
     """
     return {
         "tasks": _tasks(matrix),
         "clients": _clients(own),
-        "groups": _groups([step.record for step in steps]),
-        "replay": _replay([step.totals for step in steps]),
+        "groups": _groups(drift),
+        "replay": _replay(totals),
     }
 
 
@@ -94,19 +98,12 @@ def _clients(own: Mapping[str, AccuracyMatrix]) -> list[Json]:
     return sorted(found, key=lambda each: -each["forgetting"])
 
 
-def _groups(rounds: Sequence[RoundRecord]) -> list[Json]:
+def _groups(drift: DriftTable) -> list[Json]:
     """Every trained group, its drift averaged over rounds, and the task in which it was largest."""
-    moves = defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list))
-    for record in rounds:
-        for group, drift in record.drift.items():
-            moves[group][record.task_index].append(drift)
+    furthest = drift.furthest()
     found = [
-        {
-            "group": group,
-            "drift": float(np.mean([drift for drifts in tasks.values() for drift in drifts])),
-            "task": max(tasks, key=lambda task: np.mean(tasks[task])),
-        }
-        for group, tasks in moves.items()
+        {"group": group, "drift": mean, "task": furthest[group]}
+        for group, mean in drift.means().items()
     ]
     return sorted(found, key=lambda each: -each["drift"])
 

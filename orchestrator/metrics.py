@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -38,7 +39,7 @@ from strategies.arrival import Arrivals
 from strategies.types import ClientId
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class AccuracyMatrix:
     """``values (S+1, T)``, row 0 the untrained model, NaN where nothing was measured.
 
@@ -71,7 +72,7 @@ class AccuracyMatrix:
         values = np.divide(correct, examples, out=np.full_like(correct, np.nan), where=examples > 0)
         return cls(values, learnt_by_all, _learnt_at(when, counted, num_tasks) if when else None)
 
-    @property
+    @cached_property
     def rows(self) -> NDArray[np.intp]:
         """The row by which each task counts as learnt, (T,)."""
         return np.array(self.learnt_at or range(1, self.values.shape[1] + 1), dtype=np.intp)
@@ -81,7 +82,7 @@ class AccuracyMatrix:
         """How many tasks count as learnt by the last row."""
         return int((self.rows <= self.last_row).sum())
 
-    @property
+    @cached_property
     def last_row(self) -> int:
         """The last row that was measured, 0 before the first task."""
         if self.learnt_by_all is not None:
@@ -89,7 +90,7 @@ class AccuracyMatrix:
         measured = np.flatnonzero(np.isfinite(self.values).any(axis=1))
         return int(measured[-1]) if len(measured) else 0
 
-    @property
+    @cached_property
     def scored(self) -> NDArray[np.intp]:
         """Indices of the tasks learnt, without those that have no test example."""
         last = self.last_row
@@ -127,6 +128,10 @@ class AccuracyMatrix:
 
         Negative is a gain, NaN a task that was not learnt before the last row.
         """
+        return self._lost
+
+    @cached_property
+    def _lost(self) -> NDArray[np.float64]:
         last, rows = self.last_row, self.rows
         count = int(np.flatnonzero(rows < last).max(initial=-1)) + 1
         before = np.arange(last)[:, None] >= rows[:count]
@@ -146,7 +151,7 @@ class AccuracyMatrix:
     def _when_learnt(self, tasks: NDArray[np.intp]) -> NDArray[np.float64]:
         return self.values[self.rows[tasks], tasks]
 
-    @property
+    @cached_property
     def _earlier(self) -> NDArray[np.intp]:
         return self.scored[self.rows[self.scored] < self.last_row]
 

@@ -6,6 +6,7 @@ committed scores alone, so that a resumed run, and whoever looks at it later, fi
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -88,7 +89,9 @@ def described(
     num_tasks: int,
 ) -> list[dict[str, Any]]:
     """Every verdict with the flips it goes with and where the adapter lies, for the JSON."""
-    scores = [score for record in rounds for score in record.scores]
+    by_stage = defaultdict[int, list[ScoreRecord]](list)
+    for score in (score for record in rounds for score in record.scores):
+        by_stage[score.after_task].append(score)
     paths = {
         event.data.get("step_index"): event.data.get("path")
         for event in events
@@ -109,6 +112,7 @@ def described(
             ],
         }
         for verdict in found
+        for scores in [by_stage[verdict.task_index]]
     ]
 
 

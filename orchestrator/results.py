@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict
 
 from orchestrator.store.base import RoundKind
+from strategies.types import ClientKind
 
 
 class Metrics(TypedDict):
@@ -101,11 +102,13 @@ class ShownRound(SummedRound):
 class ShownClient(TypedDict):
     """A client over the whole run; ``ranks`` are those of the last round it trained in.
 
+    ``kind`` is what it last said it is, None in runs recorded before that was kept.
     ``memory_plan`` says how that round was cut to fit the client's limit, None without one.
     ``quarantine`` are the faults it is in quarantine for, None where it is not.
     """
 
     client_id: str
+    kind: ClientKind | None
     rounds: int
     num_examples: int
     bytes_up: int

@@ -181,7 +181,8 @@ class _Ledger:
         planned_from = {**predicted(assignment, self.plan), **answer.numbers}
         if self.buffered:
             planned_from["staleness"] = float(staleness_of(self.plan, assignment))
-        self.replies.append(reply_record(assignment, reply, planned_from))
+        client = self.clients.get(assignment.client_id)
+        self.replies.append(reply_record(assignment, reply, planned_from, client))
         self.receipts.note(assignment, order.holding, reply)
         self.observations.append(observation(assignment, reply))
         if reply.link:

@@ -61,6 +61,7 @@ class ParamKey(NamedTuple):
 
 Tensors = Mapping[ParamKey, Array]
 GroupKind = Literal["linear", "norm", "embedding", "head", "other"]
+ClientKind = Literal["edge", "gpu", "cpu"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,7 @@ class ClientProfile:
     """
 
     client_id: ClientId
-    kind: Literal["edge", "gpu", "cpu"]
+    kind: ClientKind
     device: str
     memory_bytes: int
     tasks: tuple[TaskInfo, ...]

@@ -81,11 +81,12 @@ def print_run(out: Console, shown: Show) -> None:
     for sentence in explain(shown):
         out.print(escape(sentence), highlight=False, soft_wrap=True)
     _print_withheld(out, shown)
-    columns = ("client", "examples", "ACC", "forgetting", "up", "down", "seconds", "failures")
-    table = Table(*columns, box=None)
+    columns = ("examples", "ACC", "forgetting", "up", "down", "seconds", "failures")
+    table = Table("client", "kind", *columns, box=None)
     for client in shown["clients"]:
         table.add_row(
             client["client_id"],
+            client["kind"] or "–",
             str(client["num_examples"]),
             number(client["acc"]),
             number(client["forgetting"]),

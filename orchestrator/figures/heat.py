@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import groupby
 from typing import Final
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from orchestrator.figures.frame import WIDTH
 from orchestrator.figures.heat_words import HeatMap, aria, scale_of, table_of
-from orchestrator.figures.thinning import bin_size, binned
+from orchestrator.figures.thinning import bin_size, rows_binned
 
 MOST_ROWS, MOST_COLUMNS = 64, 100
 SHADES: Final = 20  # steps of opacity, so that cells of a shade are one path
@@ -29,11 +29,11 @@ def heat_map(chart: HeatMap) -> Markup:
     More than ``MOST_ROWS`` rows or ``MOST_COLUMNS`` columns are drawn as means of neighbours, and a
     note says so.
     """
-    values = [v for row in chart.cells for v in row if v is not None]
-    if not values:
+    values = chart.cells[~np.isnan(chart.cells)]
+    if not len(values):
         return Markup("")
     grid = _Grid.of(chart)
-    top = max(0.0, *values, 0.0) or 1.0
+    top = max(0.0, float(values.max())) or 1.0
     drawing = (
         f'<div class="wide"><svg viewBox="0 0 {WIDTH} {grid.height:.0f}" role="img" '
         f'aria-label="{escape(aria(chart, values))}">{grid.frame(chart)}{grid.cells(top)}'
@@ -45,9 +45,9 @@ def heat_map(chart: HeatMap) -> Markup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Grid:
-    """Cells after thinning, and where they lie."""
+    """Cells after thinning, ``values (rows, columns)``, and where they lie."""
 
-    values: Sequence[Sequence[float | None]]
+    values: NDArray[np.float64]
     rows_each: int
     columns_each: int
     left: float
@@ -55,11 +55,9 @@ class _Grid:
 
     @classmethod
     def of(cls, chart: HeatMap) -> _Grid:
-        width = max(len(row) for row in chart.cells)
-        across, down = bin_size(width, MOST_COLUMNS), bin_size(len(chart.rows), MOST_ROWS)
-        narrow = [binned(row, across) for row in chart.cells]
-        tall = [binned(column, down) for column in zip(*narrow, strict=True)]
-        values = list(zip(*tall, strict=True))
+        height, width = chart.cells.shape
+        across, down = bin_size(width, MOST_COLUMNS), bin_size(height, MOST_ROWS)
+        values = rows_binned(rows_binned(chart.cells, across).T, down).T
         longest = max(min(len(name), _LETTERS) for name in chart.rows)
         left = min(170.0, 14 + _LETTER_WIDTH * longest)
         high = 18.0 if len(values) <= 12 else 13.0 if len(values) <= 32 else 8.0
@@ -68,7 +66,7 @@ class _Grid:
             rows_each=down,
             columns_each=across,
             left=left,
-            cell=((WIDTH - 6 - left) / len(narrow[0]), high),
+            cell=((WIDTH - 6 - left) / values.shape[1], high),
         )
 
     @property
@@ -94,13 +92,17 @@ class _Grid:
 
     def cells(self, top: float) -> str:
         """A path per shade, a stroke for neighbours alike in a row; a unit is a cell."""
-        paths = dict[int, list[str]]()
-        for row, values in enumerate(self.values):
-            shades = [0 if v is None else _shade(v, top) for v in values]
-            for shade, run in groupby(range(len(shades)), key=shades.__getitem__):
-                places = list(run)
-                if shade:
-                    paths.setdefault(shade, []).append(f"M{places[0]} {row}h{len(places)}")
+        shades, paths = _shades(self.values, top), dict[int, list[str]]()
+        begins = np.ones(shades.shape, dtype=bool)
+        begins[:, 1:] = shades[:, 1:] != shades[:, :-1]
+        rows, columns = np.nonzero(begins)
+        lengths = np.diff(np.flatnonzero(begins), append=shades.size)
+        runs = zip(
+            *(each.tolist() for each in (shades[begins], rows, columns, lengths)), strict=True
+        )
+        for shade, row, column, length in runs:
+            if shade:
+                paths.setdefault(shade, []).append(f"M{column} {row}h{length}")
         wide, high = self.cell
         drawn = "".join(
             f'<path class="{"hot" if shade > 0 else "other"}" d="{"".join(runs)}" '
@@ -127,13 +129,12 @@ class _Grid:
             f'<text class="mid" x="{(self.left + WIDTH - 6) / 2:.1f}" y="{bottom + 31:.1f}">'
             f"{escape(chart.x_label)}</text>"
         )
-        letters = max(len(chart.write(v)) for row in self.values for v in row if v is not None)
-        if wide >= max(24, _LETTER_WIDTH * (letters + 0.5)) and high >= 13:
+        if wide >= 24 and high >= 13:
             parts += self._numbers(chart)
         return "".join(parts)
 
     def _columns(self, chart: HeatMap, bottom: float) -> list[str]:
-        count, (wide, _) = len(self.values[0]), self.cell
+        count, (wide, _) = self.values.shape[1], self.cell
         longest = max((len(name) for name in chart.columns), default=4)
         every = max(1, math.ceil(_LETTER_WIDTH * (longest + 1) / wide))
         names = chart.columns or [str(i + 1) for i in range(count * self.columns_each)]
@@ -144,13 +145,16 @@ class _Grid:
         ]
 
     def _numbers(self, chart: HeatMap) -> list[str]:
+        """Written in the cells; nothing where the longest does not fit."""
         wide, high = self.cell
+        places = np.argwhere(~np.isnan(self.values)).tolist()
+        texts = [chart.write(float(self.values[row, column])) for row, column in places]
+        if wide < _LETTER_WIDTH * (max(map(len, texts)) + 0.5):
+            return []
         return [
             f'<text class="mid small in" x="{self.left + wide * (column + 0.5):.1f}" '
-            f'y="{_TOP + high * (row + 0.5) + 4:.1f}">{escape(chart.write(value))}</text>'
-            for row, values in enumerate(self.values)
-            for column, value in enumerate(values)
-            if value is not None
+            f'y="{_TOP + high * (row + 0.5) + 4:.1f}">{escape(text)}</text>'
+            for (row, column), text in zip(places, texts, strict=True)
         ]
 
     def notes(self) -> list[str]:
@@ -162,11 +166,11 @@ class _Grid:
         return found
 
 
-def _shade(value: float, top: float) -> int:
-    """From 1, so that a measured nought is not taken for nothing; −1 is the other kind."""
-    if value < 0:
-        return -1
-    return max(1, round(SHADES * min(max(value / top, 0.0), 1.0)))
+def _shades(values: NDArray[np.float64], top: float) -> NDArray[np.int64]:
+    """0 is nothing; from 1 on, so that a measured nought is seen; −1 is the other kind."""
+    known = np.nan_to_num(values)
+    steps = np.maximum(1, np.rint(SHADES * np.clip(known / top, 0.0, 1.0)))
+    return np.where(np.isnan(values), 0, np.where(known < 0, -1, steps)).astype(np.int64)
 
 
 def _short(name: str) -> str:

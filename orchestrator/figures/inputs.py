@@ -31,7 +31,6 @@ class StepTotals(TypedDict):
     bytes_up: int
     bytes_down: int
     truncation_max: float | None
-    drift: dict[str, float]
 
 
 class StepMark(NamedTuple):

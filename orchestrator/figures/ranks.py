@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from orchestrator.figures.heat import heat_map
-from orchestrator.figures.heat_words import HeatMap
+from orchestrator.figures.heat_words import HeatMap, grid
 from orchestrator.figures.naming import in_model_order, told_apart
 from orchestrator.figures.steps import task_bands
 
@@ -24,7 +24,7 @@ def ranks_by_client(ranks: Mapping[str, Mapping[str, int]]) -> Markup:
             x_label="client",
             row_label="part of the model",
             rows=[short[group] for group in groups],
-            cells=[[_value(each.get(group)) for each in ranks.values()] for group in groups],
+            cells=grid([[_value(each.get(group)) for each in ranks.values()] for group in groups]),
             columns=_numbers(list(ranks)),
             write=_rank,
             kind=_DENSE,
@@ -44,7 +44,7 @@ def ranks_by_round(counts: Sequence[Mapping[int, int]], tasks: Sequence[int]) ->
             x_label="rounds that trained",
             row_label="rank",
             rows=[str(rank) if rank else _DENSE for rank in ranks],
-            cells=[[each.get(rank) for each in counts] for rank in ranks],
+            cells=grid([[each.get(rank) for each in counts] for rank in ranks]),
             write=lambda value: f"{value:.0f}",
             bands=task_bands(tasks, range(len(tasks))),
         )
@@ -61,7 +61,9 @@ def choice_by_client(groups: Mapping[str, Mapping[str, int]], rounds: Mapping[st
             x_label="client",
             row_label="part of the model",
             rows=[short[name] for name in names],
-            cells=[[_share(each.get(n), rounds[c]) for c, each in groups.items()] for n in names],
+            cells=grid(
+                [[_share(each.get(n), rounds[c]) for c, each in groups.items()] for n in names]
+            ),
             columns=_numbers(list(groups)),
             write=lambda value: f"{value:.0%}",
         )
@@ -78,7 +80,7 @@ def ranks_of_one(ranks: Sequence[Mapping[str, int]], tasks: Sequence[int]) -> Ma
             x_label="rounds it trained in",
             row_label="part of the model",
             rows=[short[group] for group in groups],
-            cells=[[_value(each.get(group)) for each in ranks] for group in groups],
+            cells=grid([[_value(each.get(group)) for each in ranks] for group in groups]),
             write=_rank,
             bands=task_bands(tasks, range(len(tasks))),
             kind=_DENSE,

@@ -16,6 +16,7 @@ from orchestrator.figures.heat_words import HeatMap
 from orchestrator.figures.inputs import StepMark, StepTotals
 from orchestrator.figures.lines import Line, lines
 from orchestrator.figures.naming import in_model_order, told_apart
+from orchestrator.store.drift import DriftTable
 
 _SUMS: Final = ("total", "compute", "simulated")  # of the other phases, or of another clock
 _KINDS: Final[Mapping[str, str]] = {  # in the order in which they are stacked
@@ -89,20 +90,19 @@ def bytes_bars(sent: Sequence[tuple[int, int]], marks: Sequence[StepMark]) -> Ma
     return bars(stacks, _frame(marks, "Megabytes of the client by step", "MB"))
 
 
-def drift_map(steps: Sequence[StepTotals]) -> Markup:
+def drift_map(drift: DriftTable) -> Markup:
     """How far each part of the model moved in each step that trained; empty if unknown."""
-    trained = [step for step in steps if step["drift"]]
-    groups = in_model_order({group for step in trained for group in step["drift"]})
-    short = told_apart(groups)
+    groups = in_model_order(drift.groups)
+    short, columns = told_apart(groups), [drift.groups.index(group) for group in groups]
     return heat_map(
         HeatMap(
             label="Drift of every part of the model by round",
             x_label="rounds that trained",
             row_label="part of the model",
             rows=[short[group] for group in groups],
-            cells=[[step["drift"].get(group) for step in trained] for group in groups],
+            cells=drift.values.T[columns],
             write=lambda value: f"{value:.1g}",
-            bands=task_bands([step["task"] for step in trained], range(len(trained))),
+            bands=task_bands(drift.tasks, range(len(drift.tasks))),
         )
     )
 

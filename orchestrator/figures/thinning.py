@@ -6,6 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from orchestrator.store.drift import known_means
+
 Point = tuple[float, float]
 MOST_POINTS: Final = 240  # of a line; more would fall on the same pixels
 MOST_BARS: Final = 80
@@ -35,6 +40,16 @@ def bin_size(count: int, most: int) -> int:
 def binned(values: Sequence[float | None], size: int) -> list[float | None]:
     """Means of ``size`` neighbours each, over those that are not None; None where all are."""
     return [_mean(values[i : i + size]) for i in range(0, len(values), size)]
+
+
+def rows_binned(values: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """The same of every row, (rows, columns): there nothing is NaN."""
+    if size == 1:
+        return values
+    height, width = values.shape
+    padded = np.full((height, math.ceil(width / size) * size), np.nan)
+    padded[:, :width] = values
+    return known_means(padded.reshape(height, -1, size), axis=2)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

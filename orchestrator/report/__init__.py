@@ -14,6 +14,7 @@ from orchestrator.report.figures import traced
 from orchestrator.report.forgetting import explain
 from orchestrator.report.reading import in_words
 from orchestrator.results import Show
+from orchestrator.store.drift import DriftTable
 from orchestrator.summary import compare, flattened, row_names
 
 __all__ = ["render_comparison", "render_report"]
@@ -41,7 +42,7 @@ def render_report(shown: Show, *, generated_at: datetime) -> str:
             client_time=steps.client_time_bars(shown["rounds"]),
             failures=tables.failures(shown),
             forecasts=tables.forecasts(shown),
-            drift=steps.drift_map(shown["rounds"]),
+            drift=steps.drift_map(DriftTable.of((r["task"], r["drift"]) for r in shown["rounds"])),
             ranks=tables.rank_map(shown),
             settings=list(flattened(shown["config"])),
         )

@@ -14,6 +14,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
+from strategies.types import ClientKind
+
 if TYPE_CHECKING:
     from orchestrator.store.tallies import Tallies
 
@@ -79,6 +81,7 @@ class ReplyRecord:
 
     ``ranks`` maps each trained group to its LoRA rank, 0 for a dense group.  ``seconds`` splits the
     time: ``total`` is push to reply, ``compute`` and its phases are the client's own.
+    ``client_kind`` is what its profile said by then, None where that is not on record.
     """
 
     assignment_id: str
@@ -93,6 +96,7 @@ class ReplyRecord:
     seconds: Mapping[str, float]
     metrics: Mapping[str, float]
     peak_memory_bytes: int
+    client_kind: ClientKind | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

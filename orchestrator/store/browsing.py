@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from orchestrator.store.base import EventRecord, ReplyRecord, RoundRecord, RunRecord, RunStatus
+from orchestrator.store.drift import DriftTable
 from orchestrator.store.scores import ScoreTable
 from orchestrator.store.totals import ClientTotals, StepRecord
 
@@ -43,12 +44,17 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSums:
-    """A run of one instant, with its steps in order and its clients by id."""
+    """A run of one instant, with its steps in order and its clients by id.
+
+    What steps have by group is left out of them: their totals have the largest truncation, and
+    ``drift`` is a table of its own.
+    """
 
     run: RunRecord
     steps: Sequence[StepRecord]
     clients: Sequence[ClientTotals]
     scores: ScoreTable
+    drift: DriftTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

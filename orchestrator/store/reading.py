@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, insert, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Text,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+)
 from sqlalchemy.orm import Session
 
 from orchestrator.store.base import (
@@ -27,28 +38,27 @@ from orchestrator.store.browsing import (
     Wanted,
     Window,
 )
+from orchestrator.store.drift import DriftTable
 from orchestrator.store.rows import ROUND_COLUMNS, record_of, run_records
-from orchestrator.store.scores import NUMBERS, ScoreTable
+from orchestrator.store.scores import ScoreTable
 from orchestrator.store.sessions import Sessions
-from orchestrator.store.sums import client_totals_of, round_totals_of
+from orchestrator.store.sums import COLUMNS, client_totals_of, round_totals_of
 from orchestrator.store.tables import (
     ClientRow,
     EventRow,
     ReplyRow,
     RoundRow,
     RunRow,
-    ScoreRow,
     TagRow,
+    parsed,
 )
 from orchestrator.store.totals import ClientTotals, StepRecord
 from strategies.errors import RunNotFoundError, StoreError
 
 _LONGEST_TAG: Final = 80
+_BY_GROUP: Final = ("truncation", "drift")  # long, and of a whole run seldom needed step by step
 _STEP: Final = [*(getattr(RoundRow, name) for name in ROUND_COLUMNS)]
-_SUMS: Final = [
-    RoundRow.clients_ok, RoundRow.clients_failed, RoundRow.bytes_up, RoundRow.bytes_down,
-    RoundRow.totals,
-]  # fmt: skip
+_SUMS: Final = [*(getattr(RoundRow, name) for name in COLUMNS), RoundRow.totals]
 _CLIENT: Final = [getattr(ClientRow, name) for name in ClientTotals.__dataclass_fields__]
 _REPLY: Final = [getattr(ReplyRow, name) for name in ReplyRecord.__dataclass_fields__]
 _SORTED_BY: Final = {
@@ -109,12 +119,10 @@ class SqlBrowsing:
                 raise RunNotFoundError(f"no run {run_id!r}; see `perennial runs`")
             return RunSums(
                 run=run_records(session, [row])[0],
-                steps=[_step(each) for each in session.connection().execute(all_steps(run_id))],
+                steps=_brief_steps(session, run_id),
                 clients=[client_totals_of(each) for each in session.execute(all_clients(run_id))],
-                scores=ScoreTable.of(
-                    (client, tuple(numbers))
-                    for client, *numbers in session.connection().execute(scores_of(run_id))
-                ),
+                scores=_scores(session, run_id),
+                drift=_drift(session, run_id),
             )
 
         return self._sessions.read(f"reading the sums of run {run_id}", query)
@@ -196,17 +204,19 @@ def page_of_runs(wanted: Wanted) -> Select[Any]:
 
 
 def all_steps(run_id: str) -> Select[Any]:
-    """The steps of a run in order."""
-    return (
-        select(RoundRow.round_id, *_STEP, *_SUMS)
-        .where(RoundRow.run_id == run_id)
-        .order_by(RoundRow.step_index)
-    )
+    """The steps of a run in order, without what they have by group."""
+    return _in_order(run_id, *(c for c in _STEP if c.key not in _BY_GROUP), *_SUMS)
 
 
 def some_steps(run_id: str, window: Window) -> Select[Any]:
     """Steps of a window."""
-    return all_steps(run_id).where(RoundRow.step_index >= window.first).limit(window.limit)
+    query = _in_order(run_id, *_STEP, *_SUMS).where(RoundRow.step_index >= window.first)
+    return query.limit(window.limit)
+
+
+def drift_of(run_id: str) -> Select[Any]:
+    """Task and drift of the steps of a run in order."""
+    return _in_order(run_id, RoundRow.task_index, cast(RoundRow.drift, Text))
 
 
 def all_clients(run_id: str) -> Select[Any]:
@@ -215,13 +225,8 @@ def all_clients(run_id: str) -> Select[Any]:
 
 
 def scores_of(run_id: str) -> Select[Any]:
-    """The scores of a run's matrix as ``ScoreTable.of`` takes them."""
-    numbers = [getattr(ScoreRow, name) for name in NUMBERS[1:]]
-    return (
-        select(ScoreRow.client_id, RoundRow.step_index, *numbers)
-        .join(RoundRow, RoundRow.round_id == ScoreRow.round_id)
-        .where(RoundRow.run_id == run_id, ScoreRow.mid_task.is_(False))
-    )
+    """Index and packed scores of the steps of a run in order."""
+    return _in_order(run_id, RoundRow.step_index, cast(RoundRow.score_table, Text))
 
 
 def replies_of_step(run_id: str, step_index: int) -> Select[Any]:
@@ -313,6 +318,35 @@ def _which(wanted: Wanted) -> list[ColumnElement[bool]]:
         tagged = exists().where(mine, TagRow.tag.icontains(wanted.text, autoescape=True))
         found.append(or_(*(c.icontains(wanted.text, autoescape=True) for c in columns), tagged))
     return found
+
+
+def _in_order(run_id: str, *columns: Any) -> Select[Any]:
+    return select(*columns).where(RoundRow.run_id == run_id).order_by(RoundRow.step_index)
+
+
+def _brief_steps(session: Session, run_id: str) -> list[StepRecord]:
+    names = [name for name in ROUND_COLUMNS if name not in _BY_GROUP]
+    return [
+        StepRecord(
+            record=RoundRecord(**{name: getattr(row, name) for name in names}, truncation={}),
+            totals=round_totals_of(row),
+        )
+        for row in session.connection().execute(all_steps(run_id))
+    ]
+
+
+def _scores(session: Session, run_id: str) -> ScoreTable:
+    return ScoreTable.of(_documents(session, scores_of(run_id)))
+
+
+def _drift(session: Session, run_id: str) -> DriftTable:
+    return DriftTable.of(_documents(session, drift_of(run_id)))
+
+
+def _documents(session: Session, query: Select[Any]) -> list[tuple[int, Mapping[str, Any]]]:
+    """The rows of a number and the text of a document, without those whose document is empty."""
+    found = [row for row in session.connection().execute(query) if len(row[1]) > len("{}")]
+    return list(zip((row[0] for row in found), parsed([row[1] for row in found]), strict=True))
 
 
 def _step(row: Any) -> StepRecord:

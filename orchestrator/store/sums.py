@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -12,10 +11,18 @@ from sqlalchemy.orm import Session
 
 from orchestrator.store.base import RoundRecord
 from orchestrator.store.rows import read_rounds
+from orchestrator.store.scores import packed
 from orchestrator.store.tables import ClientRow, RoundRow, RunRow
-from orchestrator.store.totals import ClientTotals, RoundTotals, added, client_totals, round_totals
+from orchestrator.store.totals import (
+    ClientTotals,
+    RoundTotals,
+    added,
+    client_totals,
+    finite,
+    round_totals,
+)
 
-_COLUMNS: Final = ("clients_ok", "clients_failed", "bytes_up", "bytes_down")
+COLUMNS: Final = ("clients_ok", "clients_failed", "bytes_up", "bytes_down", "truncation_max")
 _AT_ONCE: Final = 500  # client ids in one statement
 
 
@@ -35,15 +42,11 @@ def progress_columns(progress: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def finite(value: Any) -> float | None:
-    """``value`` if it is a finite number."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
 def round_columns(record: RoundRecord) -> dict[str, Any]:
     """The sums of a step as they stand in its row."""
     totals = asdict(round_totals(record))
-    return {name: totals.pop(name) for name in _COLUMNS} | {"totals": totals}
+    columns = {name: totals.pop(name) for name in COLUMNS}
+    return columns | {"totals": totals, "score_table": packed(record.scores)}
 
 
 def round_totals_of(row: Any) -> RoundTotals:
@@ -51,7 +54,7 @@ def round_totals_of(row: Any) -> RoundTotals:
     rest = dict(row.totals)
     rest["failures"] = tuple((client, reason) for client, reason in rest.get("failures", ()))
     rest["ranks"] = {int(rank): count for rank, count in rest.get("ranks", {}).items()}
-    return RoundTotals(**{name: getattr(row, name) for name in _COLUMNS}, **rest)
+    return RoundTotals(**{name: getattr(row, name) for name in COLUMNS}, **rest)
 
 
 def add(session: Session, run_id: str, record: RoundRecord) -> None:

@@ -11,9 +11,10 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from orchestrator.store.base import ReplyRecord, RoundRecord
+from strategies.types import ClientKind
 
 Number = TypeVar("Number", int, float)
 
@@ -27,13 +28,15 @@ class RoundTotals:
     ``replayed`` counts examples from memories.  Of those trainings that counted new examples too,
     ``num_trained`` were trained on in all, ``num_replayed`` of them from memories, which took
     ``replay_seconds``.  ``staleness`` is the mean where it was measured.  The ``mid_`` scores are
-    those of the state the step began with.
+    those of the state the step began with.  ``truncation_max`` is the largest over groups, None
+    where nothing was cut.
     """
 
     clients_ok: int = 0
     clients_failed: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    truncation_max: float | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     failures: tuple[tuple[str, str | None], ...] = ()
     ranks: Mapping[int, int] = field(default_factory=dict)
@@ -58,12 +61,13 @@ class StepRecord:
 class ClientTotals:
     """A client over a run.
 
-    ``asked`` counts its replies, ``rounds`` those it trained for.  ``failures`` counts by reason,
-    ``groups`` how often it trained each group.  What begins with ``last_`` is of the last step it
-    trained in, −1 before that.
+    ``kind`` is that of its last reply that has one.  ``asked`` counts its replies, ``rounds`` those
+    it trained for.  ``failures`` counts by reason, ``groups`` how often it trained each group.
+    What begins with ``last_`` is of the last step it trained in, −1 before that.
     """
 
     client_id: str
+    kind: ClientKind | None = None
     asked: int = 0
     rounds: int = 0
     num_examples: int = 0
@@ -84,6 +88,7 @@ class ClientTotals:
         trained = bool(reply.num_examples)
         summed = replace(
             self,
+            kind=reply.client_kind or self.kind,
             asked=self.asked + 1,
             rounds=self.rounds + trained,
             num_examples=self.num_examples + reply.num_examples,
@@ -111,6 +116,7 @@ def round_totals(record: RoundRecord) -> RoundTotals:
         clients_failed=len(failures),
         bytes_up=sum(reply.bytes_up for reply in replies),
         bytes_down=sum(reply.bytes_down for reply in replies),
+        truncation_max=finite(max(record.truncation.values(), default=None)),
         seconds=_phases(replies),
         failures=failures,
         ranks=_rank_counts(replies),
@@ -122,6 +128,11 @@ def round_totals(record: RoundRecord) -> RoundTotals:
         mid_correct=sum(score.num_correct for score in mid),
         mid_examples=sum(score.num_examples for score in mid),
     )
+
+
+def finite(value: Any) -> float | None:
+    """``value`` if it is a finite number."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def client_totals(records: Iterable[RoundRecord]) -> list[ClientTotals]:

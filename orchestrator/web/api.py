@@ -174,6 +174,7 @@ def _client_run(found: ClientRun) -> dict[str, Any]:
             "run_id": found.run_id,
             "name": found.name,
             "status": found.status.value,
+            "kind": totals.kind,
             "asked": totals.asked,
             "rounds": totals.rounds,
             "num_examples": totals.num_examples,

@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 
 from orchestrator.results import Listed, ShownClient, ShownEvent, ShownReply, SummedRound
 from orchestrator.web.configuration import Setting
+from strategies.types import ClientKind
 
 
 class RunsPage(TypedDict):
@@ -71,6 +72,7 @@ class ClientRunSummary(TypedDict):
     run_id: str
     name: str
     status: str
+    kind: ClientKind | None
     asked: int
     rounds: int
     num_examples: int

@@ -27,7 +27,7 @@ class RunDocuments:
 
     @cached_property
     def rounds(self) -> list[SummedRound]:
-        """Its steps."""
+        """Its steps, without their drift by group, which the digest has as a table."""
         return summed_rounds(self.digest.steps)
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from xml.etree import ElementTree
 
@@ -12,13 +13,20 @@ from hypothesis import strategies as st
 from orchestrator.figures.bars import Stack, bars
 from orchestrator.figures.frame import Band, Frame
 from orchestrator.figures.heat import DARKEST, heat_map
-from orchestrator.figures.heat_words import HeatMap
+from orchestrator.figures.heat_words import HeatMap, grid
 from orchestrator.figures.inputs import StepTotals
 from orchestrator.figures.lines import Line, lines
 from orchestrator.figures.naming import in_model_order, told_apart
 from orchestrator.figures.ranks import ranks_by_client, ranks_by_round
 from orchestrator.figures.steps import drift_map, server_time_bars, task_bands, traffic_bars
-from orchestrator.figures.thinning import MOST_BARS, MOST_POINTS, binned, thinned
+from orchestrator.figures.thinning import (
+    MOST_BARS,
+    MOST_POINTS,
+    binned,
+    rows_binned,
+    thinned,
+)
+from orchestrator.store.drift import DriftTable
 
 FRAME = Frame(label="l", x_label="x")
 GROUPS = [f"encoder.layer.{i}.{m}" for i in range(12) for m in ("query", "key", "value", "dense")]
@@ -37,7 +45,6 @@ def steps(count: int) -> list[StepTotals]:
             bytes_up=1_000_000,
             bytes_down=2_000_000,
             truncation_max=None,
-            drift=dict.fromkeys(GROUPS, 0.0001 * (1 + i % 7)),
         )
         for i in range(count)
     ]
@@ -67,11 +74,14 @@ def test_thinning_keeps_ends_and_extremes_in_order(points):
 
 @given(st.lists(st.none() | st.floats(0, 10), min_size=1, max_size=300), st.integers(1, 40))
 def test_bins_are_means_of_what_is_known(values, size):
-    found = binned(values, size)
+    found, of_rows = binned(values, size), rows_binned(grid([values, values]), size)
     assert len(found) == -(-len(values) // size)
     for place, value in enumerate(found):
         known = [v for v in values[place * size : (place + 1) * size] if v is not None]
         assert value == (pytest.approx(sum(known) / len(known)) if known else None)
+        assert of_rows[:, place] == pytest.approx(
+            [math.nan if value is None else value] * 2, nan_ok=True
+        )
 
 
 def test_a_thinned_figure_says_so_and_a_short_one_says_nothing():
@@ -91,7 +101,9 @@ def test_the_figures_of_a_long_and_wide_run_stay_small_and_without_styles():
     drawn = {
         "bytes": traffic_bars(run),
         "seconds": server_time_bars(run),
-        "drift": drift_map(run),
+        "drift": drift_map(
+            DriftTable.of((i // 50, dict.fromkeys(GROUPS, 1e-4 * (1 + i % 7))) for i in range(500))
+        ),
         "ranks": ranks_by_client(ranks),
         "rounds": ranks_by_round(counts, [i // 50 for i in range(500)]),
     }
@@ -123,7 +135,7 @@ def test_shades_follow_the_values_and_what_is_nothing_stays_blank():
         x_label="x",
         row_label="r",
         rows=["a", "b"],
-        cells=[[1.0, 2.0, None], [4.0, -1.0, None]],
+        cells=grid([[1.0, 2.0, None], [4.0, -1.0, None]]),
         write=str,
         kind="dense",
     )
@@ -135,7 +147,7 @@ def test_shades_follow_the_values_and_what_is_nothing_stays_blank():
     assert "other" in opacity
     assert "dense" in found
     assert sum(p.attrib["d"].count("M") for p in cells) == 4
-    assert heat_map(HeatMap(**{**_fields(chart), "cells": [[None], [None]]})) == ""
+    assert heat_map(HeatMap(**{**_fields(chart), "cells": grid([[None], [None]])})) == ""
 
 
 def _fields(chart: HeatMap) -> dict[str, object]:

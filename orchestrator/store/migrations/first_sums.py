@@ -6,7 +6,6 @@ The columns are named as they are in that revision, whatever becomes of them lat
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -28,7 +27,7 @@ def _table(name: str, *columns: str) -> Any:  # its columns are known by name on
     return sa.table(name, *kinds)
 
 
-_REPLY = tuple(ReplyRecord.__dataclass_fields__)
+_REPLY = tuple(name for name in ReplyRecord.__dataclass_fields__ if name != "client_kind")
 _SCORE = tuple(ScoreRecord.__dataclass_fields__)
 _ROUND = ("step_index", "task_index", "round_index", "kind", "committed_at", "checkpoint",
           "seconds", "metrics", "truncation", "drift")  # fmt: skip
@@ -37,7 +36,8 @@ RUNS = _table("runs", "run_id", "progress", "checkpoint", "acc", "forgetting")
 ROUNDS = _table("rounds", "round_id", "run_id", *_ROUND, *_SUMS)
 REPLIES = _table("replies", "reply_id", "round_id", *_REPLY)
 SCORES = _table("scores", "score_id", "round_id", *_SCORE)
-CLIENTS = _table("run_clients", "run_id", *ClientTotals.__dataclass_fields__)
+_CLIENT = tuple(name for name in ClientTotals.__dataclass_fields__ if name != "kind")
+CLIENTS = _table("run_clients", "run_id", *_CLIENT)
 
 
 def fill(connection: sa.Connection) -> None:
@@ -52,10 +52,14 @@ def _fill_run(connection: sa.Connection, run_id: str) -> None:
     for round_id in connection.scalars(steps.order_by(ROUNDS.c.step_index)).all():
         record = _read(connection, round_id)
         this = sa.update(ROUNDS).where(ROUNDS.c.round_id == round_id)
-        connection.execute(this.values(**round_columns(record)))
+        found = round_columns(record)
+        connection.execute(this.values(**{name: found[name] for name in _SUMS}))
         clients, newest = added(clients, [record]), record.checkpoint
     if clients:
-        rows = [{"run_id": run_id, **asdict(client)} for client in clients.values()]
+        rows = [
+            {"run_id": run_id, **{name: getattr(client, name) for name in _CLIENT}}
+            for client in clients.values()
+        ]
         connection.execute(sa.insert(CLIENTS), rows)
     run = RUNS.c.run_id == run_id
     progress = connection.scalar(sa.select(RUNS.c.progress).where(run)) or {}
