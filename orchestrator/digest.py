@@ -125,6 +125,7 @@ class Digest:
         records = [
             replace(step.record, scores=self.scores.get(step.record.step_index, ()))
             for step in self.steps
+            if step.record.kind == "evaluate" or step.record.step_index in self.scores
         ]
         found = verdicts(records, require, self.run.task_names, self.when)
         return described(records, found, events, len(self.run.task_names))

@@ -75,7 +75,9 @@ class AccuracyMatrix:
     @cached_property
     def rows(self) -> NDArray[np.intp]:
         """The row by which each task counts as learnt, (T,)."""
-        return np.array(self.learnt_at or range(1, self.values.shape[1] + 1), dtype=np.intp)
+        if self.learnt_at:
+            return np.array(self.learnt_at, dtype=np.intp)
+        return np.arange(1, self.values.shape[1] + 1, dtype=np.intp)
 
     @property
     def num_learnt(self) -> int:
@@ -252,4 +254,4 @@ def _learnt_at(when: Arrivals, scores: Iterable[ScoreRecord], num_tasks: int) ->
 
 def _mean(values: NDArray[np.float64]) -> float:
     """NaN of nothing, and of anything that was not measured."""
-    return float(values.mean()) if len(values) else float("nan")
+    return float(np.add.reduce(values) / len(values)) if len(values) else float("nan")

@@ -26,6 +26,7 @@ from orchestrator.store.base import EventRecord, ReplyRecord, RoundRecord, RunRe
 from orchestrator.store.totals import StepRecord
 
 SCHEMA_VERSION: Final = 1
+_PLAIN: Final = frozenset({int, str, bool, type(None)})
 _COMPARED: Final = (*METRICS, "bytes_up", "bytes_down", "duration_seconds")
 
 
@@ -150,14 +151,12 @@ def strict(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {
-            str(k): (v if math.isfinite(v) else None) if type(v) is float else strict(v)
-            for k, v in value.items()
-        }
+        # Most values are plain; a call for each would cost more than all the rest.
+        return {str(k): v if type(v) in _PLAIN else strict(v) for k, v in value.items()}
     if isinstance(value, Mapping):
         return strict(dict(value))
     if isinstance(value, list | tuple):
-        return [strict(item) for item in value]
+        return [item if type(item) in _PLAIN else strict(item) for item in value]
     return value
 
 

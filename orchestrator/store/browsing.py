@@ -82,7 +82,7 @@ class NumberedEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientPart:
-    """A client's reply in a step; ``step`` is without replies and scores."""
+    """A client's reply in a step; ``step`` has no replies, no scores and nothing by group."""
 
     step: RoundRecord
     reply: ReplyRecord

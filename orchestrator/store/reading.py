@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy import (
     ColumnElement,
     Select,
-    Text,
-    cast,
     delete,
     exists,
     func,
@@ -38,11 +36,12 @@ from orchestrator.store.browsing import (
     Wanted,
     Window,
 )
+from orchestrator.store.bulk import Row, bulk
 from orchestrator.store.drift import DriftTable
 from orchestrator.store.rows import ROUND_COLUMNS, record_of, run_records
 from orchestrator.store.scores import ScoreTable
 from orchestrator.store.sessions import Sessions
-from orchestrator.store.sums import COLUMNS, client_totals_of, round_totals_of
+from orchestrator.store.sums import CLIENT, COLUMNS, client_totals_of, round_totals_of
 from orchestrator.store.tables import (
     ClientRow,
     EventRow,
@@ -50,16 +49,16 @@ from orchestrator.store.tables import (
     RoundRow,
     RunRow,
     TagRow,
-    parsed,
 )
-from orchestrator.store.totals import ClientTotals, StepRecord
+from orchestrator.store.totals import StepRecord
 from strategies.errors import RunNotFoundError, StoreError
 
 _LONGEST_TAG: Final = 80
 _BY_GROUP: Final = ("truncation", "drift")  # long, and of a whole run seldom needed step by step
+_OF_STEP: Final = "step_"
 _STEP: Final = [*(getattr(RoundRow, name) for name in ROUND_COLUMNS)]
+_BRIEF: Final = [column for column in _STEP if column.key not in _BY_GROUP]
 _SUMS: Final = [*(getattr(RoundRow, name) for name in COLUMNS), RoundRow.totals]
-_CLIENT: Final = [getattr(ClientRow, name) for name in ClientTotals.__dataclass_fields__]
 _REPLY: Final = [getattr(ReplyRow, name) for name in ReplyRecord.__dataclass_fields__]
 _SORTED_BY: Final = {
     "created": RunRow.created_at,
@@ -119,10 +118,10 @@ class SqlBrowsing:
                 raise RunNotFoundError(f"no run {run_id!r}; see `perennial runs`")
             return RunSums(
                 run=run_records(session, [row])[0],
-                steps=_brief_steps(session, run_id),
-                clients=[client_totals_of(each) for each in session.execute(all_clients(run_id))],
-                scores=_scores(session, run_id),
-                drift=_drift(session, run_id),
+                steps=[_step(each) for each in bulk(session, all_steps(run_id))],
+                clients=[client_totals_of(each) for each in bulk(session, all_clients(run_id))],
+                scores=ScoreTable.of(_pairs(session, scores_of(run_id))),
+                drift=DriftTable.of(_pairs(session, drift_of(run_id))),
             )
 
         return self._sessions.read(f"reading the sums of run {run_id}", query)
@@ -130,15 +129,14 @@ class SqlBrowsing:
     def steps(self, run_id: str, window: Window) -> Sequence[StepRecord]:
         return self._sessions.read(
             f"reading steps of run {run_id}",
-            lambda session: [_step(row) for row in session.execute(some_steps(run_id, window))],
+            lambda session: [_step(row) for row in bulk(session, some_steps(run_id, window))],
         )
 
     def replies(self, run_id: str, step_index: int) -> Sequence[ReplyRecord]:
         return self._sessions.read(
             f"reading step {step_index} of run {run_id}",
             lambda session: [
-                record_of(ReplyRecord, row)
-                for row in session.execute(replies_of_step(run_id, step_index))
+                ReplyRecord(**row) for row in bulk(session, replies_of_step(run_id, step_index))
             ],
         )
 
@@ -146,8 +144,7 @@ class SqlBrowsing:
         return self._sessions.read(
             f"reading client {client_id} in run {run_id}",
             lambda session: [
-                ClientPart(step=_round(row), reply=_reply(row))
-                for row in session.execute(parts_of_client(run_id, client_id))
+                _part(row) for row in bulk(session, parts_of_client(run_id, client_id))
             ],
         )
 
@@ -157,12 +154,12 @@ class SqlBrowsing:
             f"reading client {client_id}",
             lambda session: [
                 ClientRun(
-                    run_id=row.run_id,
-                    name=row.name,
-                    status=RunStatus(row.status),
+                    run_id=row["run_id"],
+                    name=row["name"],
+                    status=RunStatus(row["status"]),
                     totals=client_totals_of(row),
                 )
-                for row in session.execute(query)
+                for row in bulk(session, query)
             ],
         )
 
@@ -205,7 +202,7 @@ def page_of_runs(wanted: Wanted) -> Select[Any]:
 
 def all_steps(run_id: str) -> Select[Any]:
     """The steps of a run in order, without what they have by group."""
-    return _in_order(run_id, *(c for c in _STEP if c.key not in _BY_GROUP), *_SUMS)
+    return _in_order(run_id, *_BRIEF, *_SUMS)
 
 
 def some_steps(run_id: str, window: Window) -> Select[Any]:
@@ -216,17 +213,17 @@ def some_steps(run_id: str, window: Window) -> Select[Any]:
 
 def drift_of(run_id: str) -> Select[Any]:
     """Task and drift of the steps of a run in order."""
-    return _in_order(run_id, RoundRow.task_index, cast(RoundRow.drift, Text))
+    return _in_order(run_id, RoundRow.task_index, RoundRow.drift)
 
 
 def all_clients(run_id: str) -> Select[Any]:
     """The clients of a run by id."""
-    return select(*_CLIENT).where(ClientRow.run_id == run_id).order_by(ClientRow.client_id)
+    return select(*CLIENT).where(ClientRow.run_id == run_id).order_by(ClientRow.client_id)
 
 
 def scores_of(run_id: str) -> Select[Any]:
     """Index and packed scores of the steps of a run in order."""
-    return _in_order(run_id, RoundRow.step_index, cast(RoundRow.score_table, Text))
+    return _in_order(run_id, RoundRow.step_index, RoundRow.score_table)
 
 
 def replies_of_step(run_id: str, step_index: int) -> Select[Any]:
@@ -241,7 +238,7 @@ def replies_of_step(run_id: str, step_index: int) -> Select[Any]:
 
 def parts_of_client(run_id: str, client_id: str) -> Select[Any]:
     """One client's replies, with what they were replies to."""
-    step = [column.label(f"step_{column.key}") for column in _STEP]
+    step = [column.label(f"{_OF_STEP}{column.key}") for column in _BRIEF]
     return (
         select(*step, *_REPLY)
         .join(RoundRow, RoundRow.round_id == ReplyRow.round_id)
@@ -253,7 +250,7 @@ def parts_of_client(run_id: str, client_id: str) -> Select[Any]:
 def runs_of_client(client_id: str) -> Select[Any]:
     """One client's sums, newest run first: ids sort by time."""
     return (
-        select(ClientRow.run_id, RunRow.name, RunRow.status, *_CLIENT)
+        select(ClientRow.run_id, RunRow.name, RunRow.status, *CLIENT)
         .join(RunRow, RunRow.run_id == ClientRow.run_id)
         .where(ClientRow.client_id == client_id)
         .order_by(ClientRow.run_id.desc())
@@ -324,42 +321,20 @@ def _in_order(run_id: str, *columns: Any) -> Select[Any]:
     return select(*columns).where(RoundRow.run_id == run_id).order_by(RoundRow.step_index)
 
 
-def _brief_steps(session: Session, run_id: str) -> list[StepRecord]:
-    names = [name for name in ROUND_COLUMNS if name not in _BY_GROUP]
-    return [
-        StepRecord(
-            record=RoundRecord(**{name: getattr(row, name) for name in names}, truncation={}),
-            totals=round_totals_of(row),
-        )
-        for row in session.connection().execute(all_steps(run_id))
-    ]
+def _pairs(session: Session, query: Select[Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of a query for a number and a document."""
+    return ((number, document) for number, document in map(dict.values, bulk(session, query)))
 
 
-def _scores(session: Session, run_id: str) -> ScoreTable:
-    return ScoreTable.of(_documents(session, scores_of(run_id)))
+def _step(row: Row) -> StepRecord:
+    totals = round_totals_of({name: row.pop(name) for name in (*COLUMNS, "totals")})
+    return StepRecord(record=RoundRecord(**{"truncation": {}, **row}), totals=totals)
 
 
-def _drift(session: Session, run_id: str) -> DriftTable:
-    return DriftTable.of(_documents(session, drift_of(run_id)))
-
-
-def _documents(session: Session, query: Select[Any]) -> list[tuple[int, Mapping[str, Any]]]:
-    """The rows of a number and the text of a document, without those whose document is empty."""
-    found = [row for row in session.connection().execute(query) if len(row[1]) > len("{}")]
-    return list(zip((row[0] for row in found), parsed([row[1] for row in found]), strict=True))
-
-
-def _step(row: Any) -> StepRecord:
-    record = RoundRecord(**{name: getattr(row, name) for name in ROUND_COLUMNS})
-    return StepRecord(record=record, totals=round_totals_of(row))
-
-
-def _round(row: Any) -> RoundRecord:
-    return RoundRecord(**{name: getattr(row, f"step_{name}") for name in ROUND_COLUMNS})
-
-
-def _reply(row: Any) -> ReplyRecord:
-    return record_of(ReplyRecord, row)
+def _part(row: Row) -> ClientPart:
+    reply = ReplyRecord(**{name: row.pop(name) for name in ReplyRecord.__dataclass_fields__})
+    step = {name.removeprefix(_OF_STEP): value for name, value in row.items()}
+    return ClientPart(step=RoundRecord(**step, truncation={}), reply=reply)
 
 
 def _tag(text: str) -> str:

@@ -37,8 +37,11 @@ class ScoreTable:
         clients, numbers = list[str](), [np.empty((len(NUMBERS), 0), dtype=np.int64)]
         for step, columns in steps:
             if columns:
-                of_step = [columns[name] for name in NUMBERS[1:]]
-                numbers.append(np.array([[step] * len(of_step[0]), *of_step], dtype=np.int64))
+                of_step = np.empty((len(NUMBERS), len(columns[_CLIENT])), dtype=np.int64)
+                of_step[0] = step
+                for row, name in enumerate(NUMBERS[1:], start=1):
+                    of_step[row] = columns[name]
+                numbers.append(of_step)
                 clients += columns[_CLIENT]
         return cls(clients, np.concatenate(numbers, axis=1).T)
 
@@ -89,14 +92,17 @@ class ScoreTable:
         return dict(zip(place, values, strict=True))
 
 
-def packed(scores: Iterable[ScoreRecord]) -> dict[str, list[Any]]:
+def packed(scores: Iterable[ScoreRecord]) -> dict[str, Any]:
     """A step's scores by column, without their losses; empty without any.
 
-    Mid-task scores are not of the matrix.
+    A column whose numbers are all alike is that number.  Mid-task scores are not of the matrix.
     """
     kept = [score for score in scores if not score.mid_task]
-    names = (_CLIENT, *NUMBERS[1:]) if kept else ()
-    return {name: [getattr(score, name) for score in kept] for name in names}
+    if not kept:
+        return {}
+    columns = {name: [getattr(score, name) for score in kept] for name in NUMBERS[1:]}
+    alike = {name: column[0] for name, column in columns.items() if len(set(column)) == 1}
+    return {_CLIENT: [score.client_id for score in kept], **columns, **alike}
 
 
 def _record(client_id: str, numbers: Sequence[int]) -> ScoreRecord:

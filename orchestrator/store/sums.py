@@ -10,6 +10,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 
 from orchestrator.store.base import RoundRecord
+from orchestrator.store.bulk import bulk
 from orchestrator.store.rows import read_rounds
 from orchestrator.store.scores import packed
 from orchestrator.store.tables import ClientRow, RoundRow, RunRow
@@ -23,6 +24,7 @@ from orchestrator.store.totals import (
 )
 
 COLUMNS: Final = ("clients_ok", "clients_failed", "bytes_up", "bytes_down", "truncation_max")
+CLIENT: Final = [getattr(ClientRow, name) for name in ClientTotals.__dataclass_fields__]
 _AT_ONCE: Final = 500  # client ids in one statement
 
 
@@ -49,25 +51,25 @@ def round_columns(record: RoundRecord) -> dict[str, Any]:
     return columns | {"totals": totals, "score_table": packed(record.scores)}
 
 
-def round_totals_of(row: Any) -> RoundTotals:
+def round_totals_of(row: Mapping[str, Any]) -> RoundTotals:
     """The sums that stand in a step's row."""
-    rest = dict(row.totals)
+    rest = dict(row["totals"])
     rest["failures"] = tuple((client, reason) for client, reason in rest.get("failures", ()))
     rest["ranks"] = {int(rank): count for rank, count in rest.get("ranks", {}).items()}
-    return RoundTotals(**{name: getattr(row, name) for name in COLUMNS}, **rest)
+    return RoundTotals(**{name: row[name] for name in COLUMNS}, **rest)
 
 
 def add(session: Session, run_id: str, record: RoundRecord) -> None:
     """Add a step that was just written to the sums of its clients, and note its checkpoint."""
     ids = sorted({reply.client_id for reply in record.replies})
     known = {
-        row.client_id: client_totals_of(row)
+        row["client_id"]: client_totals_of(row)
         for some in _batches(ids)
-        for row in session.scalars(
-            select(ClientRow).where(ClientRow.run_id == run_id, ClientRow.client_id.in_(some))
+        for row in bulk(
+            session,
+            select(*CLIENT).where(ClientRow.run_id == run_id, ClientRow.client_id.in_(some)),
         )
     }
-    session.expunge_all()
     for some in _batches(sorted(known)):
         session.execute(
             delete(ClientRow).where(ClientRow.run_id == run_id, ClientRow.client_id.in_(some))
@@ -90,9 +92,9 @@ def write_clients(session: Session, run_id: str, clients: Iterable[ClientTotals]
         session.execute(insert(ClientRow), rows)
 
 
-def client_totals_of(row: Any) -> ClientTotals:
+def client_totals_of(row: Mapping[str, Any]) -> ClientTotals:
     """The sums of a client's row."""
-    return ClientTotals(**{name: getattr(row, name) for name in ClientTotals.__dataclass_fields__})
+    return ClientTotals(**{name: row[name] for name in ClientTotals.__dataclass_fields__})
 
 
 def _note_checkpoint(session: Session, run_id: str) -> None:
