@@ -27,6 +27,38 @@ Json = dict[str, Any]  # parts of a document before NaN has become null
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """A run and the scores of its accuracy matrix."""
+
+    run: RunRecord
+    table: ScoreTable
+
+    @cached_property
+    def when(self) -> Arrivals | None:
+        """As ``arrivals_of``."""
+        return arrivals_of(self.run)
+
+    @cached_property
+    def scores(self) -> Mapping[int, tuple[ScoreRecord, ...]]:
+        """Those of the accuracy matrix by step: each client's where it matters who has met what."""
+        return self.table.by_step() if self.when else self.table.pooled_by_step()
+
+    @cached_property
+    def matrix(self) -> AccuracyMatrix:
+        """The run's accuracy matrix."""
+        scores = [score for step in self.scores.values() for score in step]
+        return AccuracyMatrix.of(scores, len(self.run.task_names), when=self.when)
+
+    def headline(self) -> Json:
+        """What runs are compared by."""
+        return {
+            "last_row": self.matrix.last_row,
+            "average_accuracy": self.matrix.average_accuracy().tolist(),
+            **{name: metric(self.matrix) for name, metric in METRICS.items()},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Digest:
     """A run with its ``steps`` in order and its ``clients`` by id."""
 
@@ -59,28 +91,22 @@ class Digest:
         )
 
     @cached_property
-    def when(self) -> Arrivals | None:
-        """As ``arrivals_of``."""
-        return arrivals_of(self.run)
+    def scoring(self) -> Scoring:
+        """Its scores, and the accuracy matrix they make."""
+        return Scoring(run=self.run, table=self.table)
 
-    @cached_property
-    def scores(self) -> Mapping[int, tuple[ScoreRecord, ...]]:
-        """Those of the accuracy matrix by step: each client's where it matters who has met what."""
-        return self.table.by_step() if self.when else self.table.pooled_by_step()
-
-    @cached_property
+    @property
     def matrix(self) -> AccuracyMatrix:
         """The run's accuracy matrix."""
-        scores = [score for step in self.scores.values() for score in step]
-        return AccuracyMatrix.of(scores, len(self.run.task_names), when=self.when)
+        return self.scoring.matrix
 
     @cached_property
     def own(self) -> Mapping[str, AccuracyMatrix]:
         """Every scored client's matrix, judged at the last row that the run has reached."""
         num_tasks, last = len(self.run.task_names), self.matrix.last_row
-        if self.when:
-            scores = [score for step in self.scores.values() for score in step]
-            return by_client(scores, num_tasks, self.when)
+        if when := self.scoring.when:
+            scores = [score for step in self.scoring.scores.values() for score in step]
+            return by_client(scores, num_tasks, when)
         found = self.table.matrices(num_tasks + 1, num_tasks)
         return {client: AccuracyMatrix(values, last) for client, values in found.items()}
 
@@ -101,11 +127,9 @@ class Digest:
         return {
             "arrival": _arrival(self.run),
             "tasks_learnt": matrix.num_learnt,
-            "last_row": matrix.last_row,
+            **self.scoring.headline(),
             "learnt_at": matrix.rows.tolist(),
             "accuracy_matrix": matrix.values.tolist(),
-            "average_accuracy": matrix.average_accuracy().tolist(),
-            **{name: metric(matrix) for name, metric in METRICS.items()},
             "forgetting_per_task": matrix.forgetting_per_task().tolist(),
             "acc_over_clients": {"mean": _mean(accs), "worst_decile": worst_decile(accs)},
             "forgetting_over_clients": {
@@ -122,12 +146,13 @@ class Digest:
     def releases(self, events: Sequence[EventRecord]) -> list[Json]:
         """Judged anew from the scores, by what the run file asks for."""
         require = Requirements.model_validate(self.run.config.get("publish", {}).get("require", {}))
+        scores = self.scoring.scores
         records = [
-            replace(step.record, scores=self.scores.get(step.record.step_index, ()))
+            replace(step.record, scores=scores.get(step.record.step_index, ()))
             for step in self.steps
-            if step.record.kind == "evaluate" or step.record.step_index in self.scores
+            if step.record.kind == "evaluate" or step.record.step_index in scores
         ]
-        found = verdicts(records, require, self.run.task_names, self.when)
+        found = verdicts(records, require, self.run.task_names, self.scoring.when)
         return described(records, found, events, len(self.run.task_names))
 
     def client_rows(self) -> list[Json]:

@@ -218,47 +218,55 @@ class ShownEvent(TypedDict):
     data: dict[str, Any]
 
 
-class Overview(Metrics):
-    """What there is to say of a run besides its steps, clients and events.
+class Outline(Metrics):
+    """What a comparison needs of a run.
 
-    ``accuracy_matrix`` has a row per stage and one before, the untrained model; a stage is a task
-    where ``arrival`` is ``together``.  ``last_row`` is the newest one measured; by row
-    ``learnt_at[j]`` task j counts as learnt.  ``average_accuracy`` has an entry per row but the
-    first, ``forgetting_per_task`` one per task up to the last learnt before the last row.
+    ``last_row`` is the newest row of the accuracy matrix that was measured, ``average_accuracy``
+    has an entry per row but the first.
     """
 
-    schema_version: int
     run_id: str
     name: str
     status: str
-    reason: str
     config_digest: str
-    code_version: str
     seed: int | None
     created_at: str
     started_at: str | None
     ended_at: str | None
     duration_seconds: float | None
+    last_row: int
+    average_accuracy: list[float | None]
+    bytes_up: int
+    bytes_down: int
+    config: dict[str, Any]
+    tags: list[str]
+
+
+class Overview(Outline):
+    """What there is to say of a run besides its steps, clients and events.
+
+    ``accuracy_matrix`` has a row per stage and one before, the untrained model; a stage is a task
+    where ``arrival`` is ``together``.  By row ``learnt_at[j]`` task j counts as learnt.
+    ``forgetting_per_task`` has an entry per task up to the last learnt before the last row.
+    """
+
+    schema_version: int
+    reason: str
+    code_version: str
     tasks: list[str]
     tasks_learnt: int
     arrival: str
-    last_row: int
     learnt_at: list[int]
     accuracy_matrix: list[list[float | None]]
-    average_accuracy: list[float | None]
     forgetting_per_task: list[float | None]
     acc_over_clients: Spread
     forgetting_over_clients: Spread
     forgetting_explained: ForgettingExplained
-    bytes_up: int
-    bytes_down: int
     releases: list[ShownRelease]
     adapter_path: str | None
     report_path: str | None
     checkpoint: str | None
-    config: dict[str, Any]
     environment: dict[str, str]
-    tags: list[str]
 
 
 class Show(Overview):

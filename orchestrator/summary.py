@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from orchestrator.digest import Digest, Json, step_row
+from orchestrator.digest import Digest, Json, Scoring, step_row
+from orchestrator.figures import StepCosts
 from orchestrator.metrics import METRICS
 from orchestrator.results import (
     ComparedResult,
@@ -15,6 +16,7 @@ from orchestrator.results import (
     ComparedSetting,
     Comparison,
     Listing,
+    Outline,
     Overview,
     Show,
     ShownClient,
@@ -23,7 +25,8 @@ from orchestrator.results import (
     SummedRound,
 )
 from orchestrator.store.base import EventRecord, ReplyRecord, RoundRecord, RunRecord
-from orchestrator.store.totals import StepRecord
+from orchestrator.store.browsing import RunCourse
+from orchestrator.store.totals import StepCost, StepRecord
 
 SCHEMA_VERSION: Final = 1
 _PLAIN: Final = frozenset({int, str, bool, type(None)})
@@ -44,6 +47,38 @@ def overview(
     """A run without its steps, clients and events; of these it needs where adapters were put."""
     shown: Overview = strict(_overview(digest, events, report_path))
     return shown
+
+
+def outline(course: RunCourse) -> Outline:
+    """What a comparison needs of a run."""
+    run, costs = course.run, course.costs
+    shown: Outline = strict(
+        {
+            **_identity(run),
+            **Scoring(run=run, table=course.scores).headline(),
+            "bytes_up": sum(cost.bytes_up for cost in costs),
+            "bytes_down": sum(cost.bytes_down for cost in costs),
+            "config": run.config,
+        }
+    )
+    return shown
+
+
+def step_costs(costs: Sequence[StepCost]) -> list[StepCosts]:
+    """What committed steps took."""
+    found: list[StepCosts] = strict(
+        [
+            {
+                "kind": cost.kind,
+                "task": cost.task_index,
+                "seconds": dict(cost.seconds),
+                "bytes_up": cost.bytes_up,
+                "bytes_down": cost.bytes_down,
+            }
+            for cost in costs
+        ]
+    )
+    return found
 
 
 def summed_rounds(steps: Sequence[StepRecord]) -> list[SummedRound]:
@@ -93,7 +128,7 @@ def show(
     return shown
 
 
-def compare(shows: Sequence[Overview]) -> Comparison:
+def compare(shows: Sequence[Outline]) -> Comparison:
     """``perennial compare``: results side by side, and every setting in which the runs differ."""
     plain: Sequence[Mapping[str, Any]] = shows
     return Comparison(
@@ -112,7 +147,7 @@ def compare(shows: Sequence[Overview]) -> Comparison:
     )
 
 
-def _differing(shows: Sequence[Overview]) -> list[ComparedSetting]:
+def _differing(shows: Sequence[Outline]) -> list[ComparedSetting]:
     flat = [dict(flattened(shown["config"])) for shown in shows]
     rows = {key: [config.get(key) for config in flat] for config in flat for key in config}
     return [

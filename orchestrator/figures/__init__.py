@@ -7,7 +7,7 @@ sizes are presentation attributes.  Long runs are thinned, and the figure says s
 from pathlib import Path
 from typing import Final
 
-from orchestrator.figures.inputs import Scored, StepTotals, Traced
+from orchestrator.figures.inputs import Scored, StepCosts, StepTotals, Traced
 
 STATIC: Final = Path(__file__).parent / "static"  # what the report writes inline, and pages link to
 
@@ -17,4 +17,4 @@ def style_sheet() -> str:
     return "\n".join((STATIC / f"{name}.css").read_text("utf-8") for name in ("palette", "page"))
 
 
-__all__ = ["STATIC", "Scored", "StepTotals", "Traced", "style_sheet"]
+__all__ = ["STATIC", "Scored", "StepCosts", "StepTotals", "Traced", "style_sheet"]

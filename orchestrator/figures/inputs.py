@@ -19,17 +19,22 @@ class Scored(TypedDict):
     average_accuracy: list[float | None]
 
 
-class StepTotals(TypedDict):
+class StepCosts(TypedDict):
+    """What a committed step took, as ``ShownRound`` has it."""
+
+    kind: RoundKind
+    task: int
+    seconds: dict[str, float | None]
+    bytes_up: int
+    bytes_down: int
+
+
+class StepTotals(StepCosts):
     """A committed step without its replies, as ``ShownRound`` has it."""
 
     step: int
-    kind: RoundKind
-    task: int
     loss: float | None
-    seconds: dict[str, float | None]
     client_seconds: dict[str, float | None]
-    bytes_up: int
-    bytes_down: int
     truncation_max: float | None
 
 
@@ -51,4 +56,4 @@ class Traced:
     name: str
     average_accuracy: Sequence[float | None]
     last_row: int
-    steps: Sequence[StepTotals]
+    steps: Sequence[StepCosts]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.figures import StepTotals, Traced
-from orchestrator.results import Overview
+from orchestrator.figures import StepCosts, Traced
+from orchestrator.results import Outline
 
 
-def traced(shown: Overview, steps: Sequence[StepTotals]) -> Traced:
+def traced(shown: Outline, steps: Sequence[StepCosts]) -> Traced:
     """A run of a comparison, from its document and its steps."""
     return Traced(
         name=f"{shown['name']} ({shown['run_id'][-4:]})",

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from orchestrator.store.base import EventRecord, ReplyRecord, RoundRecord, RunRecord, RunStatus
 from orchestrator.store.drift import DriftTable
 from orchestrator.store.scores import ScoreTable
-from orchestrator.store.totals import ClientTotals, StepRecord
+from orchestrator.store.totals import ClientTotals, StepCost, StepRecord
 
 Sorting = Literal["created", "name", "acc", "forgetting"]
 
@@ -55,6 +55,15 @@ class RunSums:
     clients: Sequence[ClientTotals]
     scores: ScoreTable
     drift: DriftTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCourse:
+    """What a run has come to, and what its steps took, in order; of one instant."""
+
+    run: RunRecord
+    costs: Sequence[StepCost]
+    scores: ScoreTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +157,13 @@ class Browsing(Protocol):
 
     def sums(self, run_id: str) -> RunSums:
         """A run by its sums.
+
+        Raises: RunNotFoundError.
+        """
+        ...
+
+    def course(self, run_id: str) -> RunCourse:
+        """A run by what comparisons need.
 
         Raises: RunNotFoundError.
         """

@@ -32,6 +32,7 @@ from orchestrator.store.browsing import (
     KnownClient,
     NumberedEvent,
     Pulse,
+    RunCourse,
     RunSums,
     Wanted,
     Window,
@@ -50,7 +51,7 @@ from orchestrator.store.tables import (
     RunRow,
     TagRow,
 )
-from orchestrator.store.totals import StepRecord
+from orchestrator.store.totals import StepCost, StepRecord
 from strategies.errors import RunNotFoundError, StoreError
 
 _LONGEST_TAG: Final = 80
@@ -113,11 +114,8 @@ class SqlBrowsing:
 
     def sums(self, run_id: str) -> RunSums:
         def query(session: Session) -> RunSums:
-            row = session.get(RunRow, run_id)
-            if row is None:
-                raise RunNotFoundError(f"no run {run_id!r}; see `perennial runs`")
             return RunSums(
-                run=run_records(session, [row])[0],
+                run=_run(session, run_id),
                 steps=[_step(each) for each in bulk(session, all_steps(run_id))],
                 clients=[client_totals_of(each) for each in bulk(session, all_clients(run_id))],
                 scores=ScoreTable.of(_pairs(session, scores_of(run_id))),
@@ -125,6 +123,16 @@ class SqlBrowsing:
             )
 
         return self._sessions.read(f"reading the sums of run {run_id}", query)
+
+    def course(self, run_id: str) -> RunCourse:
+        def query(session: Session) -> RunCourse:
+            return RunCourse(
+                run=_run(session, run_id),
+                costs=[StepCost(**each) for each in bulk(session, costs_of(run_id))],
+                scores=ScoreTable.of(_pairs(session, scores_of(run_id))),
+            )
+
+        return self._sessions.read(f"reading the course of run {run_id}", query)
 
     def steps(self, run_id: str, window: Window) -> Sequence[StepRecord]:
         return self._sessions.read(
@@ -209,6 +217,11 @@ def some_steps(run_id: str, window: Window) -> Select[Any]:
     """Steps of a window."""
     query = _in_order(run_id, *_STEP, *_SUMS).where(RoundRow.step_index >= window.first)
     return query.limit(window.limit)
+
+
+def costs_of(run_id: str) -> Select[Any]:
+    """What the steps of a run took, in order."""
+    return _in_order(run_id, *(getattr(RoundRow, name) for name in StepCost.__dataclass_fields__))
 
 
 def drift_of(run_id: str) -> Select[Any]:
@@ -319,6 +332,13 @@ def _which(wanted: Wanted) -> list[ColumnElement[bool]]:
 
 def _in_order(run_id: str, *columns: Any) -> Select[Any]:
     return select(*columns).where(RoundRow.run_id == run_id).order_by(RoundRow.step_index)
+
+
+def _run(session: Session, run_id: str) -> RunRecord:
+    row = session.get(RunRow, run_id)
+    if row is None:
+        raise RunNotFoundError(f"no run {run_id!r}; see `perennial runs`")
+    return run_records(session, [row])[0]
 
 
 def _pairs(session: Session, query: Select[Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from orchestrator.store.base import ReplyRecord, RoundRecord
+from orchestrator.store.base import ReplyRecord, RoundKind, RoundRecord
 from strategies.types import ClientKind
 
 Number = TypeVar("Number", int, float)
@@ -47,6 +47,17 @@ class RoundTotals:
     staleness: float | None = None
     mid_correct: int = 0
     mid_examples: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCost:
+    """What a committed step took; ``seconds`` is the server's time by phase."""
+
+    kind: RoundKind
+    task_index: int
+    seconds: Mapping[str, float]
+    bytes_up: int
+    bytes_down: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

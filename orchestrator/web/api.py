@@ -14,6 +14,7 @@ from orchestrator.store.browsing import ClientRun, EventWindow, Window
 from orchestrator.summary import (
     SCHEMA_VERSION,
     compare,
+    outline,
     run_listing,
     shown_clients,
     shown_events,
@@ -158,7 +159,8 @@ def config(reader: Reading, run_id: str) -> Response:
 @router.get("/compare", **_gives(Comparison))
 def comparison(reader: Reading, run_ids: RunIds) -> Response:
     """Results side by side, and the settings in which the runs differ."""
-    return json_response(compare([reader.run(reader.run_id(each)).overview for each in run_ids]))
+    courses = [reader.store.course(reader.run_id(each)) for each in run_ids]
+    return json_response(compare([outline(course) for course in courses]))
 
 
 @router.get("/strategies", **_gives(shapes.Catalog))

@@ -209,8 +209,9 @@ def compare(
     if not run_ids:
         found = reader.store.find_runs(Wanted(limit=100))
         return page(request, "compare_choice.html.j2", runs=views.run_lines(found.runs))
-    runs = [reader.run(each) for each in dict.fromkeys(reader.run_id(r) for r in run_ids)]
-    return page(request, "compare.html.j2", view=views.compare_view(runs))
+    wanted = dict.fromkeys(reader.run_id(each) for each in run_ids)
+    view = views.compare_view([reader.store.course(each) for each in wanted])
+    return page(request, "compare.html.j2", view=view)
 
 
 @router.get("/strategies")

@@ -16,9 +16,17 @@ from orchestrator.report.forgetting import explain_summed
 from orchestrator.report.writing import LOWER_IS_BETTER, METRIC_NAMES, cell
 from orchestrator.results import Comparison, Listed, Overview, ShownClient, SummedRound
 from orchestrator.store.base import ALIVE, RunRecord, RunStatus
-from orchestrator.store.browsing import ClientPart, ClientRun, NumberedEvent, Pulse, Sorting, Wanted
+from orchestrator.store.browsing import (
+    ClientPart,
+    ClientRun,
+    NumberedEvent,
+    Pulse,
+    RunCourse,
+    Sorting,
+    Wanted,
+)
 from orchestrator.store.totals import ClientTotals
-from orchestrator.summary import compare, row_names, run_listing
+from orchestrator.summary import compare, outline, row_names, run_listing, step_costs
 from orchestrator.web.configuration import Setting, settings_of
 from orchestrator.web.reader import RunDocuments
 from orchestrator.web.words import progress_words
@@ -305,10 +313,14 @@ def client_view(run: RunRecord, line: ClientLine, parts: Sequence[ClientPart]) -
     )
 
 
-def compare_view(runs: Sequence[RunDocuments]) -> CompareView:
+def compare_view(courses: Sequence[RunCourse]) -> CompareView:
     """Runs side by side."""
-    comparison = compare([run.overview for run in runs])
-    traces = [traced(run.overview, run.rounds) for run in runs]
+    outlines = [outline(course) for course in courses]
+    comparison = compare(outlines)
+    traces = [
+        traced(shown, step_costs(course.costs))
+        for shown, course in zip(outlines, courses, strict=True)
+    ]
     return CompareView(
         comparison=comparison,
         results=tuple(_row(row["metric"], row["values"]) for row in comparison["results"]),
