@@ -66,7 +66,6 @@ class Digest:
     steps: Sequence[StepRecord]
     clients: Sequence[ClientTotals]
     table: ScoreTable
-    drift: DriftTable
 
     @classmethod
     def of(cls, run: RunRecord, rounds: Sequence[RoundRecord]) -> Digest:
@@ -76,19 +75,12 @@ class Digest:
             steps=[step_of(record) for record in rounds],
             clients=client_totals(rounds),
             table=ScoreTable.of_rounds(rounds),
-            drift=DriftTable.of((record.task_index, record.drift) for record in rounds),
         )
 
     @classmethod
     def by_sums(cls, sums: RunSums) -> Digest:
         """The digest of what the store has summed."""
-        return cls(
-            run=sums.run,
-            steps=sums.steps,
-            clients=sums.clients,
-            table=sums.scores,
-            drift=sums.drift,
-        )
+        return cls(run=sums.run, steps=sums.steps, clients=sums.clients, table=sums.scores)
 
     @cached_property
     def scoring(self) -> Scoring:
@@ -119,8 +111,8 @@ class Digest:
             ward = ward.told(step.record.kind, step.totals.failures)
         return ward
 
-    def results(self) -> Json:
-        """What a run has come to: scores, forgetting, bytes."""
+    def results(self, drift: DriftTable) -> Json:
+        """What a run has come to: scores, forgetting, bytes; ``drift`` is its own."""
         matrix = self.matrix
         accs = [each.acc() for each in self.own.values()]
         losses = [each.forgetting() for each in self.own.values()]
@@ -137,7 +129,7 @@ class Digest:
                 "worst_decile": -worst_decile([-lost for lost in losses]),
             },
             "forgetting_explained": explanation(
-                [step.totals for step in self.steps], self.drift, matrix, self.own
+                [step.totals for step in self.steps], drift, matrix, self.own
             ),
             "bytes_up": sum(step.totals.bytes_up for step in self.steps),
             "bytes_down": sum(step.totals.bytes_down for step in self.steps),

@@ -28,7 +28,7 @@ def explained(rounds: Sequence[RoundRecord], num_tasks: int, when: Arrivals | No
     scores = [score for record in rounds for score in record.scores]
     return explanation(
         [round_totals(record) for record in rounds],
-        DriftTable.of((record.task_index, record.drift) for record in rounds),
+        DriftTable.of_rounds(rounds),
         AccuracyMatrix.of(scores, num_tasks, when=when),
         by_client(scores, num_tasks, when),
     )

@@ -26,6 +26,7 @@ from orchestrator.results import (
 )
 from orchestrator.store.base import EventRecord, ReplyRecord, RoundRecord, RunRecord
 from orchestrator.store.browsing import RunCourse
+from orchestrator.store.drift import DriftTable
 from orchestrator.store.totals import StepCost, StepRecord
 
 SCHEMA_VERSION: Final = 1
@@ -42,10 +43,14 @@ def run_listing(records: Sequence[RunRecord]) -> Listing:
 
 
 def overview(
-    digest: Digest, events: Sequence[EventRecord], *, report_path: str | None = None
+    digest: Digest,
+    drift: DriftTable,
+    events: Sequence[EventRecord],
+    *,
+    report_path: str | None = None,
 ) -> Overview:
     """A run without its steps, clients and events; of these it needs where adapters were put."""
-    shown: Overview = strict(_overview(digest, events, report_path))
+    shown: Overview = strict(_overview(digest, drift, events, report_path))
     return shown
 
 
@@ -116,7 +121,7 @@ def show(
     digest = Digest.of(run, rounds)
     shown: Show = strict(
         {
-            **_overview(digest, events, report_path),
+            **_overview(digest, DriftTable.of_rounds(rounds), events, report_path),
             "rounds": [
                 {**step_row(step), "replies": [_reply(reply) for reply in record.replies]}
                 for step, record in zip(digest.steps, rounds, strict=True)
@@ -195,7 +200,9 @@ def strict(value: Any) -> Any:
     return value
 
 
-def _overview(digest: Digest, events: Sequence[EventRecord], report_path: str | None) -> Json:
+def _overview(
+    digest: Digest, drift: DriftTable, events: Sequence[EventRecord], report_path: str | None
+) -> Json:
     run = digest.run
     return {
         "schema_version": SCHEMA_VERSION,
@@ -203,7 +210,7 @@ def _overview(digest: Digest, events: Sequence[EventRecord], report_path: str | 
         "reason": run.reason,
         "code_version": run.code_version,
         "tasks": run.task_names,
-        **digest.results(),
+        **digest.results(drift),
         "releases": digest.releases(events),
         "adapter_path": run.adapter_path,
         "report_path": report_path,

@@ -46,15 +46,13 @@ class Found:
 class RunSums:
     """A run of one instant, with its steps in order and its clients by id.
 
-    What steps have by group is left out of them: their totals have the largest truncation, and
-    ``drift`` is a table of its own.
+    Of what steps have by group they have nothing but the largest truncation, in their totals.
     """
 
     run: RunRecord
     steps: Sequence[StepRecord]
     clients: Sequence[ClientTotals]
     scores: ScoreTable
-    drift: DriftTable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +158,10 @@ class Browsing(Protocol):
 
         Raises: RunNotFoundError.
         """
+        ...
+
+    def drift(self, run_id: str) -> DriftTable:
+        """How far each group drifted in each of the run's steps."""
         ...
 
     def course(self, run_id: str) -> RunCourse:

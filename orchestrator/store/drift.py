@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.store.base import RoundRecord
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DriftTable:
@@ -29,12 +31,19 @@ class DriftTable:
         values = np.array(rows, dtype=np.float64).reshape(len(rows), len(groups))
         return cls([task for task, _ in found], groups, values)
 
+    @classmethod
+    def of_rounds(cls, rounds: Iterable[RoundRecord]) -> DriftTable:
+        """Of steps that were read whole."""
+        return cls.of((record.task_index, record.drift) for record in rounds)
+
     def means(self) -> Mapping[str, float]:
         """By group, over the steps that trained it."""
         return dict(zip(self.groups, known_means(self.values, axis=0).tolist(), strict=True))
 
     def furthest(self) -> Mapping[str, int]:
         """By group, the task in whose steps it moved most on average; the first of equals."""
+        if not self.tasks:
+            return {}
         tasks = list(dict.fromkeys(self.tasks))
         of = np.array(self.tasks)
         by_task = np.array([known_means(self.values[of == task], axis=0) for task in tasks])

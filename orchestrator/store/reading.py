@@ -119,10 +119,15 @@ class SqlBrowsing:
                 steps=[_step(each) for each in bulk(session, all_steps(run_id))],
                 clients=[client_totals_of(each) for each in bulk(session, all_clients(run_id))],
                 scores=ScoreTable.of(_pairs(session, scores_of(run_id))),
-                drift=DriftTable.of(_pairs(session, drift_of(run_id))),
             )
 
         return self._sessions.read(f"reading the sums of run {run_id}", query)
+
+    def drift(self, run_id: str) -> DriftTable:
+        return self._sessions.read(
+            f"reading the drift of run {run_id}",
+            lambda session: DriftTable.of(_pairs(session, drift_of(run_id))),
+        )
 
     def course(self, run_id: str) -> RunCourse:
         def query(session: Session) -> RunCourse:

@@ -12,6 +12,7 @@ from orchestrator.home import Home
 from orchestrator.results import Overview, ShownClient, SummedRound
 from orchestrator.store import SqlRunStore, open_store
 from orchestrator.store.browsing import EventWindow
+from orchestrator.store.drift import DriftTable
 from orchestrator.summary import overview, shown_clients, summed_rounds
 
 ADAPTER_EVENTS: Final = ("published", "withheld")
@@ -20,14 +21,18 @@ _ALL: Final = 1_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class RunDocuments:
-    """Everything but replies and most events of one run, of one instant."""
+    """Everything but replies and most events of one run.
+
+    All is of one instant but ``drift``, which may have a step more.
+    """
 
     digest: Digest
+    drift: DriftTable
     overview: Overview
 
     @cached_property
     def rounds(self) -> list[SummedRound]:
-        """Its steps, without their drift by group, which the digest has as a table."""
+        """Its steps, without their drift by group, which is a table of its own."""
         return summed_rounds(self.digest.steps)
 
     @cached_property
@@ -59,12 +64,12 @@ class Reader:
 
         Raises: RunNotFoundError.
         """
-        digest = Digest.by_sums(self.store.sums(run_id))
+        digest, drift = Digest.by_sums(self.store.sums(run_id)), self.store.drift(run_id)
         window = EventWindow(limit=_ALL, kinds=ADAPTER_EVENTS)
         events = [each.event for each in self.store.event_window(run_id, window)]
         path = self.report_path(run_id)
-        shown = overview(digest, events, report_path=str(path) if path.exists() else None)
-        return RunDocuments(digest=digest, overview=shown)
+        shown = overview(digest, drift, events, report_path=str(path) if path.exists() else None)
+        return RunDocuments(digest=digest, drift=drift, overview=shown)
 
     def report_path(self, run_id: str) -> Path:
         """Where the run's report is, if it has been written."""

@@ -277,7 +277,7 @@ def run_view(
             [step.totals.ranks for step in digest.steps if step.totals.ranks],
             [step.record.task_index for step in digest.steps if step.totals.ranks],
         ),
-        drift=steps.drift_map(digest.drift),
+        drift=steps.drift_map(documents.drift),
         traffic=steps.traffic_bars(rounds),
         server_seconds=steps.server_time_bars(rounds),
         client_seconds=steps.client_time_bars(rounds),

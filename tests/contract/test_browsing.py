@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import timedelta
 
 import pytest
@@ -13,8 +13,9 @@ from orchestrator.digest import Digest
 from orchestrator.store import open_store
 from orchestrator.store.base import RunStatus
 from orchestrator.store.browsing import EventWindow, Wanted, Window
+from orchestrator.store.scores import ScoreTable
 from orchestrator.store.totals import client_totals, step_of
-from orchestrator.summary import overview, show, shown_clients
+from orchestrator.summary import outline, overview, show, shown_clients
 from strategies.errors import RunNotFoundError, StaleRunStatusError, StoreError
 from tests.contract.test_run_store import a_reply, a_round, new_run, race
 from tests.orchestrator.recorded_run import recorded_run
@@ -48,12 +49,62 @@ def assert_sums_are_right(store, run_id: str) -> None:
     assert [step.totals for step in sums.steps] == [step_of(record).totals for record in rounds]
     assert list(sums.clients) == client_totals(rounds)
     assert sums.run.checkpoint == (rounds[-1].checkpoint if rounds else None)
+    assert_same_scores(sums.scores, ScoreTable.of_rounds(rounds))
+    drift = store.drift(run_id)
+    assert {group: None for each in rounds for group in each.drift} == dict.fromkeys(drift.groups)
+    assert drift.tasks == [each.task_index for each in rounds if each.drift]
+    assert [
+        [each.drift.get(group, math.nan) for group in drift.groups] for each in rounds if each.drift
+    ] == [pytest.approx(row, nan_ok=True, rel=0) for row in drift.values]
+
+
+def assert_same_scores(found: ScoreTable, expected: ScoreTable) -> None:
+    assert found.clients == expected.clients
+    assert found.numbers.tolist() == expected.numbers.tolist()
 
 
 def test_sums_are_those_of_the_replies(store):
     run_id = recorded(store)
     assert_sums_are_right(store, run_id)
     assert len(store.sums(run_id).clients) == 10
+
+
+def test_a_course_is_of_the_same_run_as_its_sums(store):
+    run_id = recorded(store)
+    course, sums = store.course(run_id), store.sums(run_id)
+    assert course.run == sums.run
+    assert_same_scores(course.scores, sums.scores)
+    costs = [
+        (
+            s.record.kind,
+            s.record.task_index,
+            s.record.seconds,
+            s.totals.bytes_up,
+            s.totals.bytes_down,
+        )
+        for s in sums.steps
+    ]
+    assert [astuple(cost) for cost in course.costs] == costs
+    whole = show(store.get_run(run_id), store.rounds(run_id), ())
+    found = outline(course)
+    assert {key: whole[key] for key in found} | {"duration_seconds": None} == found
+    with pytest.raises(RunNotFoundError):
+        store.course("nothing")
+
+
+def test_a_client_is_of_the_kind_it_last_said(store):
+    run_id = new_run(store).run_id
+    for step, kinds in enumerate((("edge", None), ("gpu", None), (None, "cpu"))):
+        replies = [
+            a_reply(run_id, step, client, client_kind=kind)
+            for client, kind in zip(("c0", "c1"), kinds, strict=True)
+        ]
+        store.commit_round(run_id, a_round(run_id, step, replies=tuple(replies)))
+    assert [each.kind for each in store.sums(run_id).clients] == ["gpu", "cpu"]
+    assert [each.totals.kind for each in store.client_runs("c0", offset=0, limit=9)] == ["gpu"]
+    assert_sums_are_right(store, run_id)
+    store.rewind(run_id, 1)
+    assert [each.kind for each in store.sums(run_id).clients] == ["edge", None]
 
 
 def test_a_step_that_is_there_already_is_summed_once(store):
@@ -113,9 +164,9 @@ def test_nan_and_unknown_reasons_are_summed_too(store):
 
 def test_a_digest_of_sums_says_what_the_whole_run_says(store):
     run_id = recorded(store)
-    digest = Digest.by_sums(store.sums(run_id))
+    digest, drift = Digest.by_sums(store.sums(run_id)), store.drift(run_id)
     whole = show(store.get_run(run_id), store.rounds(run_id), store.events(run_id))
-    found = overview(digest, store.events(run_id))
+    found = overview(digest, drift, store.events(run_id))
     assert {k: whole[k] for k in found} | {"duration_seconds": None} == found
     assert shown_clients(digest) == whole["clients"]
     json.dumps(found, allow_nan=False)

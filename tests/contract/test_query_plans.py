@@ -23,6 +23,8 @@ QUERIES = {
     "some steps": reading.some_steps("r", Window(first=100)),
     "clients": reading.all_clients("r"),
     "scores": reading.scores_of("r"),
+    "drift": reading.drift_of("r"),
+    "costs": reading.costs_of("r"),
     "replies": reading.replies_of_step("r", 3),
     "a client's replies": reading.parts_of_client("r", "c0"),
     "a client's runs": reading.runs_of_client("c0"),

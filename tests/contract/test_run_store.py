@@ -59,6 +59,7 @@ def a_reply(run_id: str, step: int, client: str, **changes: object) -> ReplyReco
         "seconds": {"total": 0.5},
         "metrics": {"loss": math.nan},
         "peak_memory_bytes": 9,
+        "client_kind": "edge",
     }
     return ReplyRecord(**(values | changes))
 

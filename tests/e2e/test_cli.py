@@ -129,7 +129,7 @@ def test_init_strategies_schema_and_doctor(perennial):
     assert "properties" in json.loads(perennial("config", "schema").stdout)
     checks = json.loads(perennial("doctor", "--format", "json").stdout)["checks"]
     assert {"run database", "disk", "memory"} <= {check["check"] for check in checks}
-    assert "already at 0003" in perennial("db", "upgrade").stdout
+    assert "already at 0004" in perennial("db", "upgrade").stdout
 
 
 def test_a_data_directory_that_cannot_be_written_is_named(perennial, monkeypatch, tmp_path):

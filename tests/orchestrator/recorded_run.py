@@ -16,11 +16,12 @@ from orchestrator.store.base import (
     ScoreRecord,
 )
 from strategies.rng import rng_for
-from strategies.types import client_ids
+from strategies.types import ClientKind, client_ids
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 TASKS = ("banking", "travel", "home", "work", "small_talk")
 CLIENTS = client_ids(10)
+KINDS: tuple[ClientKind, ...] = ("edge", "cpu", "gpu")
 ROUNDS_PER_TASK = 3
 MODULES = ("attention.query", "attention.key", "attention.value", "output.dense")
 REFUSED = {  # (step, client): reason
@@ -127,6 +128,7 @@ def _reply(step: int, task: int, index: int, client: str, *, train: bool) -> Rep
         if trained
         else {},
         peak_memory_bytes=700_000_000 + 1_000_000 * number,
+        client_kind=KINDS[number % 3],
     )
 
 

@@ -17,9 +17,10 @@ from alembic.runtime.migration import MigrationContext
 from typer.testing import CliRunner
 
 from orchestrator.cli.app import app
-from orchestrator.store import open_store, schema, upgrade_database
+from orchestrator.store import SqlRunStore, open_store, schema, upgrade_database
 from orchestrator.store.address import make_engine
 from orchestrator.store.tables import Table
+from orchestrator.store.totals import round_totals
 from strategies.errors import SchemaVersionError, StoreError
 from tests.conftest import REPOSITORY
 from tests.contract.test_run_store import a_round
@@ -33,8 +34,8 @@ def test_models_equal_migrations(database_url):
 
 
 def test_upgrade_reports_both_versions(database_url):
-    assert upgrade_database(database_url) == (None, "0003")
-    assert upgrade_database(database_url) == ("0003", "0003")
+    assert upgrade_database(database_url) == (None, "0004")
+    assert upgrade_database(database_url) == ("0004", "0004")
 
 
 def test_a_database_of_the_first_schema_is_upgraded_with_its_runs(database_url):
@@ -49,14 +50,25 @@ def test_a_database_of_the_first_schema_is_upgraded_with_its_runs(database_url):
             connection.exec_driver_sql(statement)
     with pytest.raises(SchemaVersionError, match=r"has schema 0001.*perennial db upgrade"):
         open_store(url)
-    assert upgrade_database(url) == ("0001", "0003")
+    assert upgrade_database(url) == ("0001", "0004")
     store = open_store(url)
     (found,) = store.rounds("old")
     assert found.drift == {}
+    assert_summed(store)
     (score,) = found.scores
     assert (score.num_correct, score.num_lost, score.num_gained, score.num_compared) == (3, 0, 0, 0)
     assert store.commit_round("old", a_round("old", 1, drift={"q": 0.5}))
     assert store.rounds("old")[1].drift == {"q": 0.5}
+
+
+def assert_summed(store: SqlRunStore) -> None:
+    """What later revisions keep beside the replies and scores is made of what was there."""
+    rounds, sums = store.rounds("old"), store.sums("old")
+    assert [step.totals for step in sums.steps] == [round_totals(record) for record in rounds]
+    assert sums.steps[0].totals.truncation_max == 0.25
+    assert sums.scores.numbers.tolist() == [[0, 0, 0, 4, 3, 0, 0, 0]]
+    (client,) = sums.clients
+    assert (client.kind, client.asked, client.last_ranks) == (None, 1, {"q": 2})
 
 
 MIGRATIONS = REPOSITORY / "orchestrator" / "store" / "migrations"
@@ -65,7 +77,11 @@ OLD_RUN = (
     "'2026-03-04 05:06:07', NULL, NULL, '{}', NULL, NULL, NULL)",
     "INSERT INTO rounds (run_id, step_index, task_index, round_index, kind, committed_at, "
     "checkpoint, seconds, metrics, truncation) "
-    "VALUES ('old', 0, -1, 0, 'evaluate', '2026-03-04 05:06:07', 'c', '{}', '{}', '{}')",
+    "VALUES ('old', 0, -1, 0, 'evaluate', '2026-03-04 05:06:07', 'c', '{}', '{}', "
+    """'{"q": 0.25, "k": 0.125}')""",
+    "INSERT INTO replies (round_id, assignment_id, client_id, status, num_examples, ranks, "
+    "bytes_down, bytes_up, seconds, metrics, peak_memory_bytes) "
+    """VALUES (1, 'old/0/c0', 'c0', 'ok', 8, '{"q": 2}', 7, 9, '{}', '{}', 5)""",
     "INSERT INTO scores (round_id, client_id, after_task, task_index, num_examples, num_correct, "
     "loss_sum, mid_task) VALUES (1, 'c0', 0, 0, 4, 3, '1.0', '0')",
 )
@@ -82,7 +98,7 @@ def test_many_who_start_at_once_make_one_schema(database_url):
 
     with ThreadPoolExecutor(number) as pool:
         versions = list(pool.map(upgrade, range(number)))
-    assert sorted(versions, key=repr) == [("0003", "0003")] * (number - 1) + [(None, "0003")]
+    assert sorted(versions, key=repr) == [("0004", "0004")] * (number - 1) + [(None, "0004")]
 
 
 def test_who_opens_a_database_that_is_being_made_waits_for_it(postgres_server):
@@ -107,8 +123,8 @@ def test_db_upgrade_and_doctor_name_the_database_without_its_password(
     monkeypatch.setenv("PERENNIAL_DATABASE", url)
     run = CliRunner()
     first, second = run.invoke(app, ["db", "upgrade"]), run.invoke(app, ["db", "upgrade"])
-    assert (first.exit_code, first.output) == (0, "upgraded from nothing to 0003\n")
-    assert second.output == "already at 0003\n"
+    assert (first.exit_code, first.output) == (0, "upgraded from nothing to 0004\n")
+    assert second.output == "already at 0004\n"
     said = run.invoke(app, ["doctor", "--format", "json"]).output
     (found,) = [c for c in json.loads(said)["checks"] if c["check"] == "run database"]
     assert found["ok"]
@@ -126,7 +142,7 @@ def test_a_newer_database_is_refused_by_name(tmp_path):
     path = tmp_path / "a.db"
     upgrade_database(f"sqlite:///{path}")
     set_version(path, "9999")
-    with pytest.raises(SchemaVersionError, match=r"9999.*newer.*0003; upgrade perennial"):
+    with pytest.raises(SchemaVersionError, match=r"9999.*newer.*0004; upgrade perennial"):
         open_store(f"sqlite:///{path}")
     with pytest.raises(SchemaVersionError, match="upgrade perennial"):
         upgrade_database(f"sqlite:///{path}")

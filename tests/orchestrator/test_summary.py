@@ -38,7 +38,7 @@ def faults(kind: Any, value: object, path: str = "$") -> list[str]:
         if not isinstance(value, dict) or hints.keys() != value.keys():
             return [f"{path}: keys {sorted(hints.keys() ^ set(value))}"]
         return [f for key, hint in hints.items() for f in faults(hint, value[key], f"{path}.{key}")]
-    if origin is types.UnionType:
+    if origin in (types.UnionType, typing.Union):  # of a Literal and None it is the older one
         return [] if any(not faults(each, value) for each in arguments) else [f"{path}: {value!r}"]
     if origin is typing.Literal:
         return [] if value in arguments else [f"{path}: {value!r}"]
