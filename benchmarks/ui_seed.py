@@ -27,7 +27,7 @@ from orchestrator.store.base import (
     ScoreRecord,
 )
 from strategies.rng import rng_for
-from strategies.types import client_ids
+from strategies.types import ClientKind, client_ids
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 MODULES: Final = (
@@ -35,6 +35,7 @@ MODULES: Final = (
     "attention.output.dense", "intermediate.dense", "output.dense",
 )  # fmt: skip
 GROUPS: Final = tuple(f"encoder.layer.{b}.{m}" for b in range(6) for m in MODULES)  # MiniLM's
+KINDS: Final[tuple[ClientKind, ...]] = ("edge", "cpu", "gpu")
 REASONS: Final = ("deadline", "unreachable", "crashed")
 _SCORE_COLUMNS: Final = ", ".join(ScoreRecord.__dataclass_fields__)
 
@@ -147,6 +148,7 @@ def _reply(run: RunRecord, step: int, client: str, *, train: bool, draw: float) 
                  "uplink_bytes_per_second": 1e6 * draw, "downlink_bytes_per_second": 5e6 * draw}
         if train and not failed else {},
         peak_memory_bytes=int(7e8 * (1 + draw)),
+        client_kind=KINDS[int(client[-2:]) % 3],
     )  # fmt: skip
 
 

@@ -50,6 +50,11 @@ class ScoreTable:
         """Of steps that were read whole."""
         return cls.of((record.step_index, packed(record.scores)) for record in rounds)
 
+    def plus(self, more: ScoreTable) -> ScoreTable:
+        """With more rows."""
+        numbers = np.concatenate((self.numbers, more.numbers))
+        return ScoreTable([*self.clients, *more.clients], numbers)
+
     def column(self, name: str) -> NDArray[np.int64]:
         """One of ``NUMBERS``, (N,)."""
         return self.numbers[:, NUMBERS.index(name)]

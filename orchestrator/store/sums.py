@@ -55,7 +55,8 @@ def round_totals_of(row: Mapping[str, Any]) -> RoundTotals:
     """The sums that stand in a step's row."""
     rest = dict(row["totals"])
     rest["failures"] = tuple((client, reason) for client, reason in rest.get("failures", ()))
-    rest["ranks"] = {int(rank): count for rank, count in rest.get("ranks", {}).items()}
+    for name in ("ranks", "asked_ranks"):
+        rest[name] = {int(rank): count for rank, count in rest.get(name, {}).items()}
     return RoundTotals(**{name: row[name] for name in COLUMNS}, **rest)
 
 

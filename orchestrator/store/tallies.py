@@ -6,14 +6,13 @@ the last reading on; a mark whose step is gone, or was committed anew, starts ov
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
-from sqlalchemy import Row, Text, cast, func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from orchestrator.store.base import (
@@ -24,9 +23,13 @@ from orchestrator.store.base import (
     RunStatus,
     ScoreRecord,
 )
+from orchestrator.store.bulk import bulk
 from orchestrator.store.rows import ROUND_COLUMNS, record_of, run_record
+from orchestrator.store.scores import ScoreTable
 from orchestrator.store.sessions import Sessions
+from orchestrator.store.sums import COLUMNS, round_totals_of
 from orchestrator.store.tables import EventRow, ReplyRow, RoundRow, RunRow, ScoreRow
+from orchestrator.store.totals import RoundTotals, summed
 
 MOST_UNDER_WAY: Final = 100  # runs; orchestrators that died leave theirs under way
 
@@ -50,21 +53,11 @@ class Overview:
     marks: Mapping[str, Mark]
 
 
-class StepFacts(NamedTuple):
-    """One committed step; ``seconds`` is the server's time by phase."""
+class Newest(NamedTuple):
+    """A run's newest training step: its loss, and the largest truncation, where there are any."""
 
-    kind: str
-    seconds: Mapping[str, float]
-
-
-class Score(NamedTuple):
-    """A client's share of a cell of the accuracy matrix."""
-
-    client_id: str
-    after_task: int
-    task_index: int
-    num_examples: int
-    num_correct: int
+    loss: float | None
+    truncation_max: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,24 +65,24 @@ class Increment:
     """What the steps after a mark add, up to the new ``mark``.
 
     ``anew``: the earlier reading of steps counts for nothing, these are all.  ``events`` counts by
-    kind what happened after the earlier reading, ``event_id`` names the last.  ``outcomes`` counts
-    replies by failure reason, None those that were used.  ``ranks`` counts, over trained groups of
-    all replies, the rank they were asked to train at, 0 for dense.  ``loss`` and ``truncation`` are
-    of the newest training step, None if there is none.
+    kind what happened after the earlier reading, ``event_id`` names the last.  ``kinds`` counts
+    steps, ``seconds`` are the server's by phase.  ``outcomes`` counts replies by failure reason,
+    None those that were used.  ``ranks`` counts, over trained groups of all replies, the rank they
+    were asked to train at, 0 for dense.  ``newest`` is None if no step trained.
     """
 
     mark: Mark | None
     anew: bool
     event_id: int
     events: Mapping[str, int]
-    steps: Sequence[StepFacts]
+    kinds: Mapping[str, int]
+    seconds: Mapping[str, float]
     outcomes: Mapping[str | None, int]
     bytes_up: int
     bytes_down: int
     ranks: Mapping[int, int]
-    scores: Sequence[Score]
-    loss: float | None
-    truncation: Mapping[str, float] | None
+    scores: ScoreTable
+    newest: Newest | None
 
 
 @runtime_checkable
@@ -141,9 +134,8 @@ class SqlTallies:
 
 
 def _rounds_after(session: Session, run_id: str, after: int, limit: int) -> list[RoundRecord]:
-    rows = session.scalars(
-        _Part(run_id, after).rounds(select(RoundRow)).order_by(RoundRow.step_index).limit(limit)
-    ).all()
+    later = select(RoundRow).where(RoundRow.run_id == run_id, RoundRow.step_index > after)
+    rows = session.scalars(later.order_by(RoundRow.step_index).limit(limit)).all()
     replies, scores = dict[int, list[ReplyRecord]](), dict[int, list[ScoreRecord]]()
     wanted = [row.round_id for row in rows]
     for reply in session.scalars(select(ReplyRow).where(ReplyRow.round_id.in_(wanted))):
@@ -191,42 +183,38 @@ def _marks(session: Session, run_ids: Sequence[str]) -> dict[str, Mark]:
 
 def _increment(session: Session, run_id: str, mark: Mark | None, event_id: int) -> Increment:
     after = mark.step_index if mark and _stands(session, run_id, mark) else -1
-    columns = (RoundRow.step_index, RoundRow.committed_at, RoundRow.kind, RoundRow.seconds)
-    later = select(*columns).where(RoundRow.run_id == run_id, RoundRow.step_index > after)
-    steps = session.execute(later.order_by(RoundRow.step_index)).all()
-    part = _Part(run_id, after)
+    steps = bulk(session, steps_after(run_id, after))
+    totals = [round_totals_of(step) for step in steps]
     last_event, events = _events(session, run_id, event_id)
-    outcomes, up, down = _replies(session, part)
-    newest = _newest_training(session, part)
     return Increment(
-        mark=Mark(steps[-1].step_index, steps[-1].committed_at) if steps else mark,
+        mark=Mark(steps[-1]["step_index"], steps[-1]["committed_at"]) if steps else mark,
         anew=after < 0,
         event_id=last_event,
         events=events,
-        steps=[StepFacts(step.kind, step.seconds) for step in steps],
-        outcomes=outcomes,
-        bytes_up=up,
-        bytes_down=down,
-        ranks=_ranks(session, part),
-        scores=_scores(session, part),
-        loss=newest.metrics.get("loss") if newest else None,
-        truncation=newest.truncation if newest else None,
+        kinds=Counter(step["kind"] for step in steps),
+        seconds=summed(step["seconds"] for step in steps),
+        outcomes=_outcomes(totals),
+        bytes_up=sum(each.bytes_up for each in totals),
+        bytes_down=sum(each.bytes_down for each in totals),
+        ranks=summed(each.asked_ranks for each in totals),
+        scores=ScoreTable.of((step["step_index"], step["score_table"]) for step in steps),
+        newest=next(
+            (
+                Newest(step["metrics"].get("loss"), step["truncation_max"])
+                for step in reversed(steps)
+                if step["kind"] == "train"
+            ),
+            None,
+        ),
     )
 
 
-class _Part(NamedTuple):
-    """A run's steps after ``after``."""
-
-    run_id: str
-    after: int
-
-    def rounds(self, query: Any) -> Any:
-        """``query``, a Select that has rounds, of these alone."""
-        return query.where(RoundRow.run_id == self.run_id, RoundRow.step_index > self.after)
-
-    def of(self, table: type[ReplyRow | ScoreRow], query: Any) -> Any:
-        """``query``, a Select of columns of ``table``, of what belongs to these."""
-        return self.rounds(query.join(RoundRow, RoundRow.round_id == table.round_id))
+def steps_after(run_id: str, after: int) -> Select[Any]:
+    """A run's steps after ``after``, in order, by what is counted of them."""
+    names = ("step_index", "committed_at", "kind", "seconds", "metrics", "score_table", "totals")
+    columns = [getattr(RoundRow, name) for name in (*names, *COLUMNS)]
+    later = select(*columns).where(RoundRow.run_id == run_id, RoundRow.step_index > after)
+    return later.order_by(RoundRow.step_index)
 
 
 def _stands(session: Session, run_id: str, mark: Mark) -> bool:
@@ -236,17 +224,11 @@ def _stands(session: Session, run_id: str, mark: Mark) -> bool:
     return session.scalar(found) == mark.committed_at
 
 
-def _replies(session: Session, part: _Part) -> tuple[dict[str | None, int], int, int]:
-    """Replies by failure reason, and their bytes up and down."""
-    summed = select(
-        ReplyRow.failure_reason,
-        func.count(),
-        func.sum(ReplyRow.bytes_up),
-        func.sum(ReplyRow.bytes_down),
-    )
-    rows = session.execute(part.of(ReplyRow, summed).group_by(ReplyRow.failure_reason)).all()
-    outcomes = {reason: count for reason, count, _, _ in rows}
-    return outcomes, sum(int(row[2]) for row in rows), sum(int(row[3]) for row in rows)
+def _outcomes(totals: Sequence[RoundTotals]) -> dict[str | None, int]:
+    """Replies by failure reason."""
+    found = Counter[str | None]({None: sum(each.clients_ok for each in totals)})
+    found.update(reason or "unknown" for each in totals for _, reason in each.failures)
+    return found
 
 
 def _events(session: Session, run_id: str, after: int) -> tuple[int, dict[str, int]]:
@@ -258,27 +240,3 @@ def _events(session: Session, run_id: str, after: int) -> tuple[int, dict[str, i
     )
     rows = session.execute(counted).all()
     return max((row[2] for row in rows), default=after), {row[0]: row[1] for row in rows}
-
-
-def _ranks(session: Session, part: _Part) -> Counter[int]:
-    """Most replies are asked for the same ranks as others, so the database counts whole texts."""
-    text = cast(ReplyRow.ranks, Text)
-    counted = part.of(ReplyRow, select(text, func.count()))
-    found = Counter[int]()
-    for ranks, count in session.execute(counted.group_by(text)):
-        for rank, groups in Counter(json.loads(ranks).values()).items():
-            found[rank] += groups * count
-    return found
-
-
-def _scores(session: Session, part: _Part) -> list[Score]:
-    columns = select(*(getattr(ScoreRow, name) for name in Score._fields))
-    measured = part.of(ScoreRow, columns).where(ScoreRow.mid_task.is_(False))
-    return [Score(*row) for row in session.execute(measured)]
-
-
-def _newest_training(session: Session, part: _Part) -> Row[Any] | None:
-    trained = part.rounds(select(RoundRow.metrics, RoundRow.truncation))
-    newest = trained.where(RoundRow.kind == "train").order_by(RoundRow.step_index.desc())
-    found: Row[Any] | None = session.execute(newest.limit(1)).first()
-    return found

@@ -17,6 +17,7 @@ from orchestrator.store.base import ReplyRecord, RoundKind, RoundRecord
 from strategies.types import ClientKind
 
 Number = TypeVar("Number", int, float)
+Key = TypeVar("Key", str, int)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,8 @@ class RoundTotals:
     """The replies of one step, summed.
 
     ``seconds`` are the clients' by phase; ``failures`` who failed and why, in the order of the
-    replies; ``ranks`` how many pairs of client and group were trained at each rank, 0 is dense.
+    replies; ``ranks`` how many pairs of client and group were trained at each rank, 0 is dense,
+    ``asked_ranks`` how many were asked to be.
     ``replayed`` counts examples from memories.  Of those trainings that counted new examples too,
     ``num_trained`` were trained on in all, ``num_replayed`` of them from memories, which took
     ``replay_seconds``.  ``staleness`` is the mean where it was measured.  The ``mid_`` scores are
@@ -40,6 +42,7 @@ class RoundTotals:
     seconds: Mapping[str, float] = field(default_factory=dict)
     failures: tuple[tuple[str, str | None], ...] = ()
     ranks: Mapping[int, int] = field(default_factory=dict)
+    asked_ranks: Mapping[int, int] = field(default_factory=dict)
     replayed: float = 0.0
     num_replayed: float = 0.0
     num_trained: float = 0.0
@@ -130,7 +133,8 @@ def round_totals(record: RoundRecord) -> RoundTotals:
         truncation_max=finite(max(record.truncation.values(), default=None)),
         seconds=_phases(replies),
         failures=failures,
-        ranks=_rank_counts(replies),
+        ranks=rank_counts(reply.ranks for reply in replies if reply.num_examples),
+        asked_ranks=rank_counts(reply.ranks for reply in replies),
         replayed=sum(reply.metrics.get("replayed", 0.0) for reply in replies),
         num_replayed=num_replayed,
         num_trained=num_trained,
@@ -144,6 +148,14 @@ def round_totals(record: RoundRecord) -> RoundTotals:
 def finite(value: Any) -> float | None:
     """``value`` if it is a finite number."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def summed(many: Iterable[Mapping[Key, Number]]) -> dict[Key, Number]:
+    """Numbers by name, each added up over all that have it."""
+    found = dict[Key, Number]()
+    for each in many:
+        found = _added(found, each)
+    return found
 
 
 def client_totals(records: Iterable[RoundRecord]) -> list[ClientTotals]:
@@ -178,16 +190,16 @@ def _last(summed: ClientTotals, step_index: int, reply: ReplyRecord) -> ClientTo
     )
 
 
-def _added(sums: Mapping[str, Number], more: Mapping[str, Number]) -> dict[str, Number]:
+def _added(sums: Mapping[Key, Number], more: Mapping[Key, Number]) -> dict[Key, Number]:
     found = dict(sums)
     for name, value in more.items():
         found[name] = found[name] + value if name in found else value
     return found
 
 
-def _rank_counts(replies: Sequence[ReplyRecord]) -> dict[int, int]:
-    trained = (reply.ranks.values() for reply in replies if reply.num_examples)
-    return dict(sorted(Counter(rank for ranks in trained for rank in ranks).items()))
+def rank_counts(ranks: Iterable[Mapping[str, int]]) -> dict[int, int]:
+    """How often each rank is there, by rank."""
+    return dict(sorted(Counter(rank for each in ranks for rank in each.values()).items()))
 
 
 def _phases(replies: Sequence[ReplyRecord]) -> dict[str, float]:

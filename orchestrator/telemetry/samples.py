@@ -8,8 +8,7 @@ from itertools import accumulate
 
 from prometheus_client.utils import floatToGoString
 
-from orchestrator.digest import arrivals_of
-from orchestrator.metrics import AccuracyMatrix
+from orchestrator.digest import Scoring
 from orchestrator.store.base import UNDER_WAY, RunRecord, RunStatus
 from orchestrator.telemetry import catalog
 from orchestrator.telemetry.catalog import RANK_BUCKETS, Spec
@@ -31,9 +30,9 @@ def state_of(run: RunRecord, tally: RunTally) -> Iterator[Sample]:
 def quality_of(run: RunRecord, tally: RunTally) -> Iterator[Sample]:
     """How good a run's state is, as committed; what was not measured is left out."""
     found: list[tuple[Spec, tuple[str, ...], float | None]]
-    found = [(catalog.LOSS, (), tally.loss), *_matrix(run, tally)]
-    if tally.truncation:
-        found.append((catalog.TRUNCATION, (), max(tally.truncation.values())))
+    found = [*_matrix(run, tally)]
+    if newest := tally.newest:
+        found += [(catalog.LOSS, (), newest.loss), (catalog.TRUNCATION, (), newest.truncation_max)]
     for spec, labels, value in found:
         if value is not None and math.isfinite(value):
             yield spec, labels, float(value)
@@ -83,10 +82,9 @@ def _work(tally: RunTally) -> Iterator[Sample]:
 
 
 def _matrix(run: RunRecord, tally: RunTally) -> Iterator[tuple[Spec, tuple[str, ...], float]]:
-    if not (tally.scores and run.task_names):
+    if not (tally.scores.clients and run.task_names):
         return
-    tasks = len(run.task_names)
-    matrix = AccuracyMatrix.of(tally.score_records(), tasks, when=arrivals_of(run))
+    matrix = Scoring(run=run, table=tally.scores).matrix
     yield catalog.ACCURACY, (), matrix.acc()
     yield catalog.FORGETTING, (), matrix.forgetting()
     for task, value in enumerate(matrix.values[matrix.last_row]):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from orchestrator.store.base import ScoreRecord
-from orchestrator.store.tallies import Increment, Mark, Score
+from orchestrator.store.scores import ScoreTable
+from orchestrator.store.tallies import Increment, Mark, Newest
+from orchestrator.store.totals import summed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,33 +24,23 @@ class RunTally:
     bytes_up: int = 0
     bytes_down: int = 0
     ranks: Mapping[int, int] = field(default_factory=Counter)
-    scores: tuple[Score, ...] = ()
-    loss: float | None = None
-    truncation: Mapping[str, float] = field(default_factory=dict)
+    scores: ScoreTable = field(default_factory=lambda: ScoreTable.of(()))
+    newest: Newest | None = None
 
     def plus(self, new: Increment) -> RunTally:
         """With what ``new`` adds; of the steps, that alone if they were read anew."""
         base = RunTally(event_id=self.event_id, events=self.events) if new.anew else self
-        seconds = defaultdict[str, float](float, base.phase_seconds)
-        for step in new.steps:
-            for phase, spent in step.seconds.items():
-                seconds[phase] += spent
         return replace(
             base,
             mark=new.mark,
             event_id=new.event_id,
             events=Counter(base.events) + Counter(new.events),
-            kinds=Counter(base.kinds) + Counter(step.kind for step in new.steps),
-            phase_seconds=dict(seconds),
+            kinds=Counter(base.kinds) + Counter(new.kinds),
+            phase_seconds=summed([base.phase_seconds, new.seconds]),
             outcomes=Counter(base.outcomes) + Counter(new.outcomes),
             bytes_up=base.bytes_up + new.bytes_up,
             bytes_down=base.bytes_down + new.bytes_down,
             ranks=Counter(base.ranks) + Counter(new.ranks),
-            scores=(*base.scores, *new.scores),
-            loss=base.loss if new.loss is None else new.loss,
-            truncation=base.truncation if new.truncation is None else new.truncation,
+            scores=base.scores.plus(new.scores),
+            newest=new.newest or base.newest,
         )
-
-    def score_records(self) -> list[ScoreRecord]:
-        """The cells of the accuracy matrix."""
-        return [ScoreRecord(**score._asdict(), loss_sum=0.0) for score in self.scores]

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.dialects import sqlite
 
-from orchestrator.store import open_store, reading
+from orchestrator.store import open_store, reading, tallies
 from orchestrator.store.address import make_engine
 from orchestrator.store.base import RunStatus
 from orchestrator.store.browsing import EventWindow, Wanted, Window
@@ -24,6 +24,7 @@ QUERIES = {
     "clients": reading.all_clients("r"),
     "scores": reading.scores_of("r"),
     "drift": reading.drift_of("r"),
+    "steps that are new": tallies.steps_after("r", 3),
     "costs": reading.costs_of("r"),
     "replies": reading.replies_of_step("r", 3),
     "a client's replies": reading.parts_of_client("r", "c0"),
