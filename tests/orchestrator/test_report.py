@@ -256,6 +256,8 @@ def test_the_page_and_the_command_line_tell_where_it_was_forgotten():
     for sentence in explain(SHOWN):
         assert sentence in page
         assert sentence in printed
+    for shown in SHOWN["clients"]:
+        assert f"{shown['client_id']} {shown['kind']} {shown['num_examples']} " in printed
     (reason, *_) = SHOWN["releases"][-1]["reasons"]
     assert reason in page
     assert reason in printed

@@ -138,6 +138,7 @@ def test_a_closed_round_advances_and_books_everything():
     assert [r.status for r in outcome.replies] == ["ok"] * 3
     assert {r.bytes_up for r in outcome.replies} == {20}
     assert outcome.replies[0].ranks == {QUERY: 2, "block.1.value": 2, HEAD: 0}
+    assert [each.client_kind for each in outcome.replies] == [c.kind for c in FEDERATION.clients]
     assert outcome.metrics == {"loss": 1.0}
     np.testing.assert_allclose(outcome.state.tensors[WEIGHT], 0.01, rtol=1e-6)
 

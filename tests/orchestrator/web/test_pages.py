@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.contract.test_run_store import new_run
-from tests.orchestrator.recorded_run import CLIENTS
+from tests.orchestrator.recorded_run import CLIENTS, KINDS
 from tests.orchestrator.web.conftest import store_of
 
 HOSTILE = "<script>alert('x')</script>"
@@ -66,6 +66,12 @@ def test_a_run_page_shows_matrix_clients_and_where_its_stream_goes_on(client, ho
     assert "data-live=" in page
     assert all(each in page for each in CLIENTS)
     assert "banking" in page
+    kinds = re.findall(
+        r'<a href="/runs/\S+/clients/\S+">\S+</a></th><td class="left">(.*?)</td>', page
+    )
+    assert kinds == [KINDS[i % 3] for i in range(len(CLIENTS))]
+    for path in (f"/runs/{runs[0]}/clients/{CLIENTS[2]}", f"/clients/{CLIENTS[2]}"):
+        assert "gpu" in text_of(client, path)
 
 
 def test_names_that_want_to_be_code_are_text(client, home):
