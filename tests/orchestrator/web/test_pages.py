@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import event
 
+from orchestrator.store import SqlRunStore
 from tests.contract.test_run_store import new_run
 from tests.orchestrator.recorded_run import CLIENTS, KINDS
 from tests.orchestrator.web.conftest import store_of
@@ -91,3 +95,33 @@ def test_what_is_not_there_is_a_page_too(client, runs):
 def test_an_abbreviated_id_leads_to_the_whole_one(client, runs):
     answer = client.get("/runs/latest")
     assert (answer.status_code, answer.headers["location"]) == (307, f"/runs/{runs[2]}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/runs/{0}",
+        "/compare?run={0}&run={1}",
+        "/api/v1/runs/{0}",
+        "/api/v1/runs/{0}/clients",
+        "/metrics",
+    ],
+)
+def test_what_grows_with_replies_is_not_read(client, home, runs, path):
+    asked = list[str]()
+    with listening(store_of(home), asked):
+        assert client.get(path.format(*runs)).status_code == 200
+    read = {table for text in asked for table in re.findall(r"(?:FROM|JOIN) (\w+)", text)}
+    assert "rounds" in read
+    assert not read & {"replies", "scores"}
+
+
+@contextmanager
+def listening(store: SqlRunStore, asked: list[str]) -> Iterator[None]:
+    def note(_connection, _cursor, statement, *_rest) -> None:
+        asked.append(statement)
+
+    engine = store._sessions.engine
+    event.listen(engine, "before_cursor_execute", note)
+    yield
+    event.remove(engine, "before_cursor_execute", note)
