@@ -111,8 +111,9 @@ def unpacked(name: str) -> Iterator[Image]:
     container = output("buildah", "from", "--pull-never", name)
     try:
         found = json.loads(output("buildah", "inspect", container))["Docker"]
-        layers = found["rootfs"]["diff_ids"]
-        yield Image(name, Path(output("buildah", "mount", container)), found["config"], layers)
+        root = Path(output("buildah", "mount", container))
+        (root / "etc" / "hosts").write_text("127.0.0.1 localhost\n")  # as every runtime does
+        yield Image(name, root, found["config"], found["rootfs"]["diff_ids"])
     finally:
         output("buildah", "rm", container)
 
