@@ -5,7 +5,8 @@
 #
 # BASE      another base image, such as deploy/local_base.sh makes
 # PIP_CONF  pip's configuration while building (default: what `pip config list` says here)
-# TORCH     what CPU images install, such as torch==2.13.0+cpu where pip knows where that is
+# TORCH     what server and client-cpu install, such as torch==2.13.0+cpu where pip knows where that is
+# TORCH_GPU what client-gpu installs
 # VOLUMES   folders that PIP_CONF points to, such as /opt/wheels:/opt/wheels:ro
 # TAG       of the images (default: the version in pyproject.toml)
 set -eu
@@ -24,12 +25,12 @@ fi
 volumes=
 for volume in ${VOLUMES:-}; do volumes="$volumes --volume $volume"; done
 for target in ${*:-server client-cpu client-gpu}; do
+    case $target in *-gpu) torch=${TORCH_GPU:-} ;; *) torch=${TORCH:-} ;; esac
     # shellcheck disable=SC2086 # words on purpose
     buildah bud --isolation chroot --format docker --layers --target "$target" \
-        ${BASE:+--build-arg BASE="$BASE"} ${TORCH:+--build-arg TORCH="$TORCH"} $volumes \
-        --build-arg VERSION="$version" \
-        --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
-        --build-arg CREATED="$(date -u +%Y-%m-%dT%H:%M:%SZ)" \
+        ${BASE:+--build-arg BASE="$BASE"} ${torch:+--build-arg TORCH="$torch"} $volumes \
+        --label org.opencontainers.image.version="$version" \
+        --label org.opencontainers.image.revision="$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
         --secret id=pip,src="$conf" --ignorefile .dockerignore \
         --file deploy/docker/Dockerfile --tag "perennial/$target:$tag" .
 done

@@ -55,11 +55,20 @@ def _python(home: Home) -> str:
 
 
 def _packages(home: Home) -> str:
-    names = ("flwr", "ray", "torch", "transformers", "peft", "sqlalchemy")
+    names = ("flwr", "torch", "transformers", "peft", "sqlalchemy")
     try:
-        return ", ".join(f"{name} {version(name)}" for name in names)
+        found = [f"{name} {version(name)}" for name in names]
     except PackageNotFoundError as error:
         raise PerennialError(f"{error.name} is not installed; reinstall perennial") from None
+    return ", ".join([*found, _ray()])
+
+
+def _ray() -> str:
+    """Images of clients go without."""
+    try:
+        return f"ray {version('ray')}"
+    except PackageNotFoundError:
+        return "no ray, so no simulations but in-process"
 
 
 def _directory(home: Home) -> str:

@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 
-from orchestrator.cli.app import app
 from tests.helm.commands import parse
 from tests.helm.images import HEALTH, stages
 
@@ -56,11 +54,6 @@ def test_every_command_of_the_chart_parses(name, tmp_path):
                 assert arguments, owner
                 seen.add(parse(arguments)[0])
             elif command is None and "args" in container:
-                if (
-                    container["args"][0] == "ui"
-                    and "ui" not in typer.main.get_command(app).commands
-                ):
-                    continue
                 seen.add(parse(container["args"])[0])
     assert seen
 
@@ -144,11 +137,7 @@ def test_a_trainer_of_a_pod_takes_its_arguments():
         "initContainers"
     ]
     assert trainer["command"] == ["python", "-m", "clients.trainer_service"]
-    try:
-        parsed = _arguments(trainer["args"])
-    except SystemExit:
-        pytest.skip("clients.trainer_service --metrics-port is not in this tree")
-    assert parsed.metrics_port == trainer["ports"][0]["containerPort"]
+    assert _arguments(trainer["args"]).metrics_port == trainer["ports"][0]["containerPort"]
 
 
 def test_settings_of_a_trainer_are_settings():

@@ -50,9 +50,7 @@ def test_what_a_service_names_is_there(name):
         yaml.safe_load(whole["configs"][config["source"]]["content"])
     for source, *_ in mounts(service):
         if source.startswith("."):
-            wanted = ROOT / "deploy" / source
-            made_elsewhere = {"rules.yaml", "dashboard.json"}  # by the metrics
-            assert wanted.exists() or wanted.name in made_elsewhere, source
+            assert (ROOT / "deploy" / source).exists(), source
         else:
             assert source in whole["volumes"]
 

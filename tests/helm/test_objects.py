@@ -128,8 +128,6 @@ def test_rules_and_dashboard_are_those_of_deploy():
         ("files/dashboard.json", "deploy/grafana/dashboard.json"),
     ):
         assert (CHART / link).resolve() == (CHART.parents[1] / source).resolve()
-    if not (CHART / "files/rules.yaml").exists() or not (CHART / "files/dashboard.json").exists():
-        pytest.skip("deploy/prometheus/rules.yaml and deploy/grafana/dashboard.json are not here")
     rendered = render(values)
     valid(rendered.of("PrometheusRule"))
     assert rendered.of("PrometheusRule")["spec"]["groups"]
@@ -145,3 +143,17 @@ def test_the_notes_name_what_is_there(name):
     rendered = of_set(name)
     assert "<no value>" not in rendered.notes
     assert ("port-forward" in rendered.notes) is ("demo-perennial-ui" in rendered.names("Service"))
+
+
+def test_parts_of_ray_are_asked_by_grpc_where_they_listen():
+    """Without probes of ours KubeRay adds its own, which need wget and Ray's dashboard."""
+    spec = of_set("postgres").of("RayCluster")["spec"]
+    (workers,) = spec["workerGroupSpecs"]
+    assert "port" not in spec["headGroupSpec"]["rayStartParams"]  # so it is Ray's default, 6379
+    for template, port in (
+        (spec["headGroupSpec"]["template"], 6379),
+        (workers["template"], int(workers["rayStartParams"]["node-manager-port"])),
+    ):
+        (container,) = template["spec"]["containers"]
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert container[probe]["grpc"] == {"port": port}
