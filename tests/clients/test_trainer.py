@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from clients.settings import ClientSettings
 from clients.state_store import ClientState, ClientStateStore
@@ -15,6 +16,8 @@ from orchestrator.fleet import Fleet
 from orchestrator.planner import plan_step
 from orchestrator.rounds import close_step
 from strategies.errors import DataError
+from strategies.heads.analytic import best_ridge, penalty_of
+from strategies.heads.moments import Moments
 from strategies.protocols import ReplayMemory
 from strategies.types import (
     HEAD,
@@ -189,8 +192,6 @@ def test_prototypes_are_the_class_means_of_the_pooled_data(lab):
     shop = next(iter(bench.trainer._workshops.values()))
     shop.model.apply({}, 1.0)
     train = shop.dataset.train
-    import torch
-
     for label in range(5):
         ids = np.flatnonzero(train.labels == label)
         pixels = torch.from_numpy(train.collate(ids)["pixel_values"])
@@ -198,6 +199,48 @@ def test_prototypes_are_the_class_means_of_the_pooled_data(lab):
             mean = shop.model.features({"pixel_values": pixels}).mean(dim=0)
         np.testing.assert_allclose(rows[label], mean.numpy(), atol=1e-5)
     assert not rows[5:].any()
+
+
+@pytest.mark.parametrize(
+    "partition",
+    [{"kind": "iid"}, {"kind": "dirichlet", "alpha": 0.05}, {"kind": "dirichlet", "alpha": 5.0}],
+    ids=["iid", "hardly shared", "nearly even"],
+)
+def test_an_analytic_head_is_that_of_the_pooled_data_however_it_is_dealt(partition, lab):
+    """From what clients really send, over two tasks, some with fewer examples than features."""
+    bench = lab(
+        model__head="random-features",
+        model__random_features=300,
+        strategy__head={"name": "analytic"},
+        learning__adapted_tasks=0,
+        partition=partition,
+    )
+    start, answers = bench.state, {}
+    assert any(client.num_train[0] < 300 for client in bench.federation.clients)
+    for order in ((0, 1, 2), (2, 0, 1)):
+        bench.state = start
+        for step in (1, 3):  # the sums after each task
+            plan = bench.plan(step)
+            for each in plan.orders if step not in answers else ():
+                answers.setdefault(step, []).append(bench.ask(each))
+            plan = dataclasses.replace(plan, orders=tuple(plan.orders[i] for i in order))
+            bench.state = bench.close(plan, [answers[step][i] for i in order]).state
+        rows = bench.state.tensors[ParamKey(HEAD, "weight")]
+        np.testing.assert_allclose(rows, pooled_ridge(bench), atol=1e-5)
+
+
+def pooled_ridge(bench):
+    """The analytic head (10, M) of all training data in one place, by other means."""
+    shop = next(iter(bench.trainer._workshops.values()))
+    shop.model.apply({}, 1.0)
+    train = shop.dataset.train
+    with torch.no_grad():
+        inputs = shop.model.device.inputs(train.collate(np.arange(len(train.labels))))
+        phi = shop.model.head_inputs(inputs).double().numpy()
+    total = Moments(phi.T @ phi, phi.T @ np.eye(10)[train.labels])
+    exponent, _ = best_ridge(total, np.full(2, len(phi)))
+    shifted = total.gram + penalty_of(total, exponent) * np.eye(len(total.gram))
+    return np.linalg.solve(shifted, total.cross).T
 
 
 def test_imprinting_starts_new_rows_at_class_means_and_leaves_trained_ones(lab):
@@ -282,6 +325,36 @@ def test_a_damaged_client_state_is_named_and_stepped_over(tmp_path, caplog):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="every state file of client-0"):
         store.load("run", IDS[0], before_step=9)
+
+
+def test_no_flipped_byte_of_a_client_state_goes_unnoticed(tmp_path, caplog):
+    """The file is named and the version before it used, or the byte held nothing of the state."""
+    store, key = ClientStateStore(tmp_path), ParamKey(HEAD, "weight")
+    store.save("run", IDS[0], 1, a_client_state(1))
+    whole = dataclasses.replace(
+        a_client_state(2), personal={key: np.ones((2, 2), np.float32)}, chosen={"dmt": np.arange(3)}
+    )
+    store.save("run", IDS[0], 2, whole)
+    path = max((tmp_path / "run" / IDS[0]).glob("step-*.npz"))
+    written, named = path.read_bytes(), 0
+    # The end of the archive's own directory, whose optional entries nothing else would miss, whole.
+    places = [*range(0, len(written) - 400, 23), *range(len(written) - 400, len(written))]
+    for at in places:
+        spoiled = bytearray(written)
+        spoiled[at] ^= 0x55
+        path.write_bytes(spoiled)
+        caplog.clear()
+        found = store.load("run", IDS[0], before_step=9)
+        if found.task_index == 1:
+            assert str(path) in caplog.text
+            named += 1
+            continue
+        assert found.task_index == 2
+        np.testing.assert_array_equal(found.memory.ids, whole.memory.ids)
+        np.testing.assert_array_equal(found.offered, whole.offered)
+        np.testing.assert_array_equal(found.personal[key], whole.personal[key])
+        np.testing.assert_array_equal(found.chosen["dmt"], whole.chosen["dmt"])
+    assert named > 0.5 * len(places)
 
 
 def test_a_probe_changes_nothing_that_training_sees(lab):
