@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from orchestrator import recall
@@ -97,12 +97,13 @@ def test_a_client_whose_tasks_have_faded_replays_more():
 
 
 @given(
-    rises=st.lists(st.floats(-5, 50), min_size=3, max_size=3),
+    rises=st.lists(st.floats(-5, 5), min_size=3, max_size=3),
     counts=st.lists(st.integers(0, 40), min_size=3, max_size=3),
     lowest=st.floats(0, 1),
     most=st.floats(0, 1),
     task=st.integers(0, 2),
 )
+@example(rises=[-2.0, -1.0, 0.0], counts=[4, 4, 0], lowest=0.1, most=0.5, task=2)
 def test_a_share_keeps_its_bounds_and_grows_with_what_was_lost(rises, counts, lowest, most, task):
     steering = Steering(lowest_share=lowest, full_at_nats=2.0)
 
