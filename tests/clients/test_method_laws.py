@@ -268,7 +268,7 @@ def test_dft_is_finetuning_on_what_the_model_is_sure_of():
     ],
 )
 def test_a_client_that_starts_anew_goes_on_to_the_same_bits(method, policy, lab):
-    """Whatever a method remembers is on disk: another process continues as this one would have."""
+    """Nothing that a method needs is left in the process alone."""
     bench = lab(replay__policy={"name": policy})
     params = {"share": 0.2} if method == "dmt" else {}
     choices = (StrategyChoice(name=method, params=params),)

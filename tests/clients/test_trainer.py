@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from clients.flips import Answered
 from clients.settings import ClientSettings
-from clients.state_store import ClientState, ClientStateStore
+from clients.state_store import (
+    ClientState,
+    ClientStateStore,
+    Importance,
+    Outputs,
+    Targets,
+    Watch,
+)
 from clients.trainer import LocalTrainer
 from orchestrator.federation import agree, initial_state
 from orchestrator.fleet import Fleet
@@ -313,6 +321,55 @@ def test_client_state_survives_and_steps_back(tmp_path):
     assert store.load("run", IDS[0], before_step=99).task_index == 7
 
 
+def a_whole_client_state() -> ClientState:
+    """Something in every field."""
+    key, some = ParamKey(HEAD, "weight"), np.arange(3)
+    tensors = {key: np.ones((2, 3), np.float32), ParamKey(HEAD, "bias"): np.zeros(2, np.float32)}
+    memory = ReplayMemory(
+        capacity=9,
+        ids=some + 10,
+        tasks=some // 2,
+        labels=some % 2,
+        num_offered=7,
+        offered=np.array([[0, 0, 4], [1, 1, 3]]),
+        losses=np.array([[0.1, 0.2], [0.3, 0.3], [np.nan, np.nan]]),
+    )
+    return ClientState(
+        memory=memory,
+        task_index=4,
+        offered=some,
+        watch=Watch(lowest=0.25, window=some, known=some[:1], held=some[:2]),
+        outputs={"lwf": Outputs(ids=some, values=np.array([[1, -np.inf]] * 3, np.float32))},
+        importances={"ewc-0": Importance(fisher=tensors, anchors=dict(list(tensors.items())[:1]))},
+        chosen={"dmt": some[1:]},
+        targets=Targets(ids=some[:1], tokens=np.array([[5, 2, -1]])),
+        personal=tensors,
+        residuals={key: -tensors[key]},
+        answered={3: Answered(ids=some, right=some > 1)},
+    )
+
+
+def leaves(value, name=""):
+    """Every number and array of a state, by where it lies."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, ParamKey):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        assert value, name
+        return {k: v for key in value for k, v in leaves(value[key], f"{name}/{key}").items()}
+    return {name: np.asarray(value)}
+
+
+def test_every_part_of_a_client_state_survives(tmp_path):
+    store, state = ClientStateStore(tmp_path), a_whole_client_state()
+    store.save("run", IDS[0], 1, state)
+    found, wanted = leaves(store.load("run", IDS[0], before_step=2)), leaves(state)
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert value.size, f"{name}: nothing of it would be missed"
+        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
 def test_a_damaged_client_state_is_named_and_stepped_over(tmp_path, caplog):
     store = ClientStateStore(tmp_path)
     store.save("run", IDS[0], 1, a_client_state(1))
@@ -329,16 +386,14 @@ def test_a_damaged_client_state_is_named_and_stepped_over(tmp_path, caplog):
 
 def test_no_flipped_byte_of_a_client_state_goes_unnoticed(tmp_path, caplog):
     """The file is named and the version before it used, or the byte held nothing of the state."""
-    store, key = ClientStateStore(tmp_path), ParamKey(HEAD, "weight")
+    store = ClientStateStore(tmp_path)
     store.save("run", IDS[0], 1, a_client_state(1))
-    whole = dataclasses.replace(
-        a_client_state(2), personal={key: np.ones((2, 2), np.float32)}, chosen={"dmt": np.arange(3)}
-    )
-    store.save("run", IDS[0], 2, whole)
+    store.save("run", IDS[0], 2, a_whole_client_state())
+    wanted = leaves(a_whole_client_state())
     path = max((tmp_path / "run" / IDS[0]).glob("step-*.npz"))
     written, named = path.read_bytes(), 0
     # The end of the archive's own directory, whose optional entries nothing else would miss, whole.
-    places = [*range(0, len(written) - 400, 23), *range(len(written) - 400, len(written))]
+    places = [*range(0, len(written) - 400, 41), *range(len(written) - 400, len(written))]
     for at in places:
         spoiled = bytearray(written)
         spoiled[at] ^= 0x55
@@ -349,11 +404,9 @@ def test_no_flipped_byte_of_a_client_state_goes_unnoticed(tmp_path, caplog):
             assert str(path) in caplog.text
             named += 1
             continue
-        assert found.task_index == 2
-        np.testing.assert_array_equal(found.memory.ids, whole.memory.ids)
-        np.testing.assert_array_equal(found.offered, whole.offered)
-        np.testing.assert_array_equal(found.personal[key], whole.personal[key])
-        np.testing.assert_array_equal(found.chosen["dmt"], whole.chosen["dmt"])
+        assert leaves(found).keys() == wanted.keys()
+        for name, value in leaves(found).items():
+            np.testing.assert_array_equal(value, wanted[name])
     assert named > 0.5 * len(places)
 
 
