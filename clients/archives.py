@@ -43,7 +43,9 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, most: int) -> Array:
     stored = entry.compress_type == zipfile.ZIP_STORED and entry.file_size == entry.compress_size
-    if not (stored and entry.filename.endswith(_SUFFIX) and entry.file_size <= most):
+    # One flipped bit makes the entries that follow a comment of this one: nothing would miss them.
+    alone = not entry.comment and not entry.extra
+    if not (stored and alone and entry.filename.endswith(_SUFFIX) and entry.file_size <= most):
         raise ValueError(f"{entry.filename!r:.80} is no uncompressed array")
     raw = archive.read(entry)
     head = BytesIO(raw)

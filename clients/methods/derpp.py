@@ -26,9 +26,11 @@ class DarkExperienceReplay(ClientMethod):
     """L + α·mean‖f(x′) − z′‖² + β·CE(f(x″), y″), x′ and x″ drawn apart from the memory.
 
     z′ are the logits of the model that trained on x′ first, taken at the end of that round.  Only
-    classes that were answers then are compared.  β = 0 is DER.  A step has three forward passes.
+    classes that were answers then are compared.  β = 0 is DER.  A step has three forward passes, of
+    the batch and of ``replay.share`` times as many remembered examples, twice.
     Source: DER++, Buzzega et al. 2020, arXiv 2004.07211, eq. 6; departs: examples enter the memory
-    once per round, with that round's last model.
+    once per round, with that round's last model.  The distance is the sum over classes that eq. 6
+    has; the authors' code divides by their number C, so that its α is C times this one.
     """
 
     remembers: ClassVar[bool] = True
@@ -44,11 +46,12 @@ class DarkExperienceReplay(ClientMethod):
         if len(known):
             now = run.model.logits(run.tensors_of(known)).float()
             loss = loss + self.alpha * _distance(now, rows_of(stored, known, run.model.device))
+            run.num_replayed += len(known)
         again = run.policy.draw(run.state.memory, count, run.memory_rng)
         if self.beta and len(again):
             replayed = example_losses(run.model, run.tensors_of(again), run.allowed).mean()
             loss = loss + self.beta * replayed
-        run.num_replayed += len(known) + len(again)
+            run.num_replayed += len(again)
         return loss
 
     def after_local(self, run: LocalRun) -> None:

@@ -25,7 +25,8 @@ class DynamicFinetuning(ClientMethod):
 
     The gradient is p times that of ordinary fine-tuning, so what the model holds for impossible
     hardly moves it: good for style and reasoning, bad for new facts.  ``share`` blends the two.
-    For causal LMs.  Put it before methods that add to the loss.
+    For causal LMs.  Put it before methods that add to the loss; the weights that a replay policy
+    puts on examples do not reach its part.
     Source: DFT, arXiv 2508.05629, eq. 9.
     """
 

@@ -29,7 +29,8 @@ class LearningWithoutForgetting(ClientMethod):
     z are the logits of the model the client received first in this task, on the task's own
     examples; nothing old is kept.  A client that knew no class before has nothing to lose.
     Source: LwF, Li and Hoiem 2017, arXiv 1606.09282; departs: the teacher is the global model of
-    the client's first round in the task, asked once.
+    the client's first round in the task, asked once; head rows of classes that a client has no new
+    examples of count for nothing in the mean, so that distillation moves all else but not them.
     """
 
     splits: ClassVar[bool] = False  # a mean over those with a teacher, not over all

@@ -20,7 +20,8 @@ class Half:
     Of a block's attention matrices half are trained, of an odd number of feed-forward matrices one
     more in half of the blocks and one less in the others.  With ``complementary`` about every
     second client trains the other half instead.
-    Source: HFT, arXiv 2404.18466; departs: LoRA on the chosen matrices, embeddings frozen.
+    Source: HFT, arXiv 2404.18466; departs: LoRA on the chosen matrices, embeddings and
+    the norms of the blocks frozen.
     """
 
     halves: Literal["same", "complementary"] = "same"

@@ -20,10 +20,13 @@ class Forgetting:
 
     fᵢ = latest − lowest loss of example i under the models the client received; one not measured
     yet counts as much as the most forgotten.  The loss of what is drawn is weighted by (n·p)^−β,
-    at most ``1/floor^β``, so that β = 1 keeps the replayed loss unbiased and β = 0 leaves all the
-    emphasis in.  Keeps what ``balanced`` keeps.
+    at most ``1/floor^β``: with β = 1 a single draw's expected loss is the memory's mean, with β = 0
+    all the emphasis stays.  The examples of a batch are distinct, so the more of the memory a batch
+    takes, the nearer its examples come to being drawn alike, weighted as if they were not.  Keeps
+    what ``balanced`` keeps.
     Source: ours; prioritised replay of Schaul et al. 2016, arXiv 1511.05952, eq. 1 and §3.4, with
-    forgetting in the place of the temporal-difference error.
+    forgetting in the place of the temporal-difference error; departs: draws without replacement,
+    weights not divided by their largest.
     """
 
     sharpness: Annotated[float, Ge(0)] = 1.0

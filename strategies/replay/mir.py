@@ -21,7 +21,8 @@ class MaximallyInterfered:
 
     Costs one more gradient and two forward passes over the candidates per step.  Keeps what
     ``reservoir`` keeps.
-    Source: MIR, Aljundi et al. 2019, arXiv 1908.04742, Alg. 1 (ER-MIR).
+    Source: MIR, Aljundi et al. 2019, arXiv 1908.04742, Alg. 1 (ER-MIR); departs: what the memory
+    holds of the task at hand may be a candidate, which the authors' code leaves out.
     """
 
     candidates: Annotated[int, Ge(1)] = 50

@@ -19,7 +19,8 @@ class ForgettingPrioritized:
     Everything else stays as it is, bit for bit.  Goes with any client method that fills a memory.
     ``rate``: learning rates as a multiple of training's, for a few examples seen many times.
     Source: FPF, Zhao et al. 2023 (ICML), arXiv 2304.04158, §4; departs: groups are LoRA modules,
-    the head and norms as far as they are trained; the server averages what clients tune.
+    the head and norms as far as they are trained; the server averages what clients tune; at lower
+    learning rates than training's instead of higher ones.
     """
 
     share: Annotated[float, Gt(0), Le(1)] = 0.25

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from clients.local_run import local_run
-from clients.methods.importance import anchored, blended, fisher_of, measured, penalty
+from clients.methods.ewc import ElasticWeights
+from clients.methods.importance import anchored, blended, fisher_of, keep, measured, penalty
+from clients.methods.online_ewc import OnlineElasticWeights
 from clients.state_store import ClientState, ClientStateStore, Importance
 from clients.trainer import LocalTrainer
 from clients.workshop import shard_of
@@ -177,6 +180,38 @@ def test_ewc_keeps_one_penalty_per_task_and_online_ewc_one_in_all(lab):
     for key, value in past.fisher.items():
         newest = after_second.importances["ewc-1"].fisher[key]
         assert not np.array_equal(newest, value) or not value.any()
+
+
+def test_online_ewc_adds_a_share_of_older_tasks_to_the_newest(lab):
+    """F ← γF + F_t: what γ = 0 leaves is F_t, for without weight both runs train alike."""
+    bench = lab(**FEDAVG)
+    for gamma in (0.0, 0.75):
+        params = {"weight": 0.0, "gamma": gamma, "examples": 16}
+        trained(bench, "online-ewc", run_id=f"g{gamma}", step=5, **params)
+    old, newest, joint = (
+        state_before(bench, step, run_id).importances["online-ewc"].fisher
+        for step, run_id in ((3, "g0.75"), (99, "g0.0"), (99, "g0.75"))
+    )
+    factors = [key for key in joint if key.group != HEAD]  # here the server's head is all zero
+    assert any((0.75 * old[key] > 0.1 * newest[key].max()).any() for key in factors)
+    for key in factors:
+        np.testing.assert_allclose(joint[key], 0.75 * old[key] + newest[key], rtol=1e-5)
+
+
+def test_online_ewc_anchors_anew_in_every_task_and_ewc_never():
+    key = ParamKey(GroupName("q"), "lora_B")
+    for method, name, last in (
+        (ElasticWeights(), "ewc-0", 0.0),
+        (OnlineElasticWeights(), "online-ewc", 2.0),
+    ):
+        run = SimpleNamespace(state=ClientState(memory=ReplayMemory.empty(1)), received={})
+        keep(run, {name: Importance(fisher={key: np.ones((2, 2), np.float32)})})
+        for value, begins, expected in ((0.0, True, 0.0), (1.0, False, 0.0), (2.0, True, last)):
+            run.received = {key: torch.full((2, 2), value)}
+            if begins:
+                method.task_start(run)
+            method.before_local(run)
+            assert (run.state.importances[name].anchors[key] == expected).all()
 
 
 def test_the_stiffer_the_penalty_the_nearer_the_client_stays(lab):

@@ -134,10 +134,11 @@ def test_an_empty_memory_has_nothing_to_replay(lab):
     assert "memory" in failure.detail
 
 
-def test_a_memory_of_bytes_holds_as_many_examples_as_they_pay_for(lab):
-    bench = lab(replay__bytes_per_client=3000)
+@pytest.mark.parametrize(("method", "logits"), [("er", 0), ("derpp", 10)])
+def test_a_memory_of_bytes_holds_as_many_examples_as_they_pay_for(method, logits, lab):
+    bench = lab(replay__bytes_per_client=3000, learning__methods=[{"name": method}])
     order = bench.plan(1).orders[0]
     bench.ask(order)
     shop = bench.trainer._workshop(order.assignment.recipe)
     state = bench.trainer._load(bench.plan(2).orders[0].assignment, shop, shard_of(shop, IDS[0]))
-    assert state.memory.capacity == 3000 // (8 * 8 * 4 + 8)  # pixels and a label
+    assert state.memory.capacity == 3000 // (8 * 8 * 4 + 8 + 4 * logits)  # pixels and a label

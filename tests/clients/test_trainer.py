@@ -6,15 +6,26 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
+from clients.flips import Answered
 from clients.settings import ClientSettings
-from clients.state_store import ClientState, ClientStateStore
+from clients.state_store import (
+    ClientState,
+    ClientStateStore,
+    Importance,
+    Outputs,
+    Targets,
+    Watch,
+)
 from clients.trainer import LocalTrainer
 from orchestrator.federation import agree, initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.planner import plan_step
 from orchestrator.rounds import close_step
 from strategies.errors import DataError
+from strategies.heads.analytic import best_ridge, penalty_of
+from strategies.heads.moments import Moments
 from strategies.protocols import ReplayMemory
 from strategies.types import (
     HEAD,
@@ -189,8 +200,6 @@ def test_prototypes_are_the_class_means_of_the_pooled_data(lab):
     shop = next(iter(bench.trainer._workshops.values()))
     shop.model.apply({}, 1.0)
     train = shop.dataset.train
-    import torch
-
     for label in range(5):
         ids = np.flatnonzero(train.labels == label)
         pixels = torch.from_numpy(train.collate(ids)["pixel_values"])
@@ -198,6 +207,48 @@ def test_prototypes_are_the_class_means_of_the_pooled_data(lab):
             mean = shop.model.features({"pixel_values": pixels}).mean(dim=0)
         np.testing.assert_allclose(rows[label], mean.numpy(), atol=1e-5)
     assert not rows[5:].any()
+
+
+@pytest.mark.parametrize(
+    "partition",
+    [{"kind": "iid"}, {"kind": "dirichlet", "alpha": 0.05}, {"kind": "dirichlet", "alpha": 5.0}],
+    ids=["iid", "hardly shared", "nearly even"],
+)
+def test_an_analytic_head_is_that_of_the_pooled_data_however_it_is_dealt(partition, lab):
+    """From what clients really send, over two tasks, some with fewer examples than features."""
+    bench = lab(
+        model__head="random-features",
+        model__random_features=300,
+        strategy__head={"name": "analytic"},
+        learning__adapted_tasks=0,
+        partition=partition,
+    )
+    start, answers = bench.state, {}
+    assert any(client.num_train[0] < 300 for client in bench.federation.clients)
+    for order in ((0, 1, 2), (2, 0, 1)):
+        bench.state = start
+        for step in (1, 3):  # the sums after each task
+            plan = bench.plan(step)
+            for each in plan.orders if step not in answers else ():
+                answers.setdefault(step, []).append(bench.ask(each))
+            plan = dataclasses.replace(plan, orders=tuple(plan.orders[i] for i in order))
+            bench.state = bench.close(plan, [answers[step][i] for i in order]).state
+        rows = bench.state.tensors[ParamKey(HEAD, "weight")]
+        np.testing.assert_allclose(rows, pooled_ridge(bench), atol=1e-5)
+
+
+def pooled_ridge(bench):
+    """The analytic head (10, M) of all training data in one place, by other means."""
+    shop = next(iter(bench.trainer._workshops.values()))
+    shop.model.apply({}, 1.0)
+    train = shop.dataset.train
+    with torch.no_grad():
+        inputs = shop.model.device.inputs(train.collate(np.arange(len(train.labels))))
+        phi = shop.model.head_inputs(inputs).double().numpy()
+    total = Moments(phi.T @ phi, phi.T @ np.eye(10)[train.labels])
+    exponent, _ = best_ridge(total, np.full(2, len(phi)))
+    shifted = total.gram + penalty_of(total, exponent) * np.eye(len(total.gram))
+    return np.linalg.solve(shifted, total.cross).T
 
 
 def test_imprinting_starts_new_rows_at_class_means_and_leaves_trained_ones(lab):
@@ -270,6 +321,55 @@ def test_client_state_survives_and_steps_back(tmp_path):
     assert store.load("run", IDS[0], before_step=99).task_index == 7
 
 
+def a_whole_client_state() -> ClientState:
+    """Something in every field."""
+    key, some = ParamKey(HEAD, "weight"), np.arange(3)
+    tensors = {key: np.ones((2, 3), np.float32), ParamKey(HEAD, "bias"): np.zeros(2, np.float32)}
+    memory = ReplayMemory(
+        capacity=9,
+        ids=some + 10,
+        tasks=some // 2,
+        labels=some % 2,
+        num_offered=7,
+        offered=np.array([[0, 0, 4], [1, 1, 3]]),
+        losses=np.array([[0.1, 0.2], [0.3, 0.3], [np.nan, np.nan]]),
+    )
+    return ClientState(
+        memory=memory,
+        task_index=4,
+        offered=some,
+        watch=Watch(lowest=0.25, window=some, known=some[:1], held=some[:2]),
+        outputs={"lwf": Outputs(ids=some, values=np.array([[1, -np.inf]] * 3, np.float32))},
+        importances={"ewc-0": Importance(fisher=tensors, anchors=dict(list(tensors.items())[:1]))},
+        chosen={"dmt": some[1:]},
+        targets=Targets(ids=some[:1], tokens=np.array([[5, 2, -1]])),
+        personal=tensors,
+        residuals={key: -tensors[key]},
+        answered={3: Answered(ids=some, right=some > 1)},
+    )
+
+
+def leaves(value, name=""):
+    """Every number and array of a state, by where it lies."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, ParamKey):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        assert value, name
+        return {k: v for key in value for k, v in leaves(value[key], f"{name}/{key}").items()}
+    return {name: np.asarray(value)}
+
+
+def test_every_part_of_a_client_state_survives(tmp_path):
+    store, state = ClientStateStore(tmp_path), a_whole_client_state()
+    store.save("run", IDS[0], 1, state)
+    found, wanted = leaves(store.load("run", IDS[0], before_step=2)), leaves(state)
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert value.size, f"{name}: nothing of it would be missed"
+        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
 def test_a_damaged_client_state_is_named_and_stepped_over(tmp_path, caplog):
     store = ClientStateStore(tmp_path)
     store.save("run", IDS[0], 1, a_client_state(1))
@@ -282,6 +382,32 @@ def test_a_damaged_client_state_is_named_and_stepped_over(tmp_path, caplog):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="every state file of client-0"):
         store.load("run", IDS[0], before_step=9)
+
+
+def test_no_flipped_byte_of_a_client_state_goes_unnoticed(tmp_path, caplog):
+    """The file is named and the version before it used, or the byte held nothing of the state."""
+    store = ClientStateStore(tmp_path)
+    store.save("run", IDS[0], 1, a_client_state(1))
+    store.save("run", IDS[0], 2, a_whole_client_state())
+    wanted = leaves(a_whole_client_state())
+    path = max((tmp_path / "run" / IDS[0]).glob("step-*.npz"))
+    written, named = path.read_bytes(), 0
+    # The end of the archive's own directory, whose optional entries nothing else would miss, whole.
+    places = [*range(0, len(written) - 400, 41), *range(len(written) - 400, len(written))]
+    for at in places:
+        spoiled = bytearray(written)
+        spoiled[at] ^= 0x55
+        path.write_bytes(spoiled)
+        caplog.clear()
+        found = store.load("run", IDS[0], before_step=9)
+        if found.task_index == 1:
+            assert str(path) in caplog.text
+            named += 1
+            continue
+        assert leaves(found).keys() == wanted.keys()
+        for name, value in leaves(found).items():
+            np.testing.assert_array_equal(value, wanted[name])
+    assert named > 0.5 * len(places)
 
 
 def test_a_probe_changes_nothing_that_training_sees(lab):

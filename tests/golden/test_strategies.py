@@ -187,6 +187,16 @@ def test_replay_rounds_train_the_sensitive_groups_alone(name, home, run_here):
     assert all(r.metrics["replayed"] == 0 for t in training(home, run_id) for r in t.replies)
 
 
+def test_no_replay_rounds_out_of_k_are_none_bit_for_bit(home, run_here):
+    plain, none = (
+        final_state(home, run_here(tiny_config(replay__rounds=rounds)))
+        for rounds in ({"name": "none"}, {"name": "k-fpf", "k": 0})
+    )
+    assert plain.tensors.keys() == none.tensors.keys()
+    for key, value in plain.tensors.items():
+        np.testing.assert_array_equal(none.tensors[key], value)
+
+
 def test_an_adaptive_replay_round_without_need_asks_nobody_and_says_so(home, run_here):
     run_id = run_here(tiny_config(replay__rounds={"name": "adaptive", "threshold": 1e6}))
     rounds = home.store().rounds(run_id)

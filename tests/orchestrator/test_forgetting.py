@@ -130,6 +130,25 @@ def test_the_sentences_say_what_the_numbers_say():
     assert any("3570 (26.8%) were replayed" in t for t in told)
 
 
+def test_the_worst_decile_of_forgetting_is_the_tenth_that_lost_most():
+    """Client i of 25 loses i points of 30: the two worst lose 24 and 23."""
+    run, _, events = recorded_run(name="many", kept=1.0)
+    rounds = [
+        a_round(
+            run.run_id, 2 * after + 1, kind="evaluate", task_index=after, replies=(), drift={},
+            scores=tuple(
+                score(f"c{i:02}", after, task, 30 - i * (after > task), 30)
+                for i in range(25)
+                for task in range(after + 1)
+            ),
+        )
+        for after in (0, 1)
+    ]  # fmt: skip
+    spread = show(run, rounds, events)["forgetting_over_clients"]
+    assert spread["worst_decile"] == pytest.approx(23.5 / 30)
+    assert spread["mean"] == pytest.approx(12 / 30)
+
+
 def test_nothing_is_explained_before_there_is_anything():
     assert explain(show(*recorded_run()[:1], [], [])) == []
     run, rounds, events = recorded_run(kept=1.0)

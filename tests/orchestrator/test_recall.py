@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from orchestrator import recall
+from orchestrator.federation import initial_state
+from orchestrator.fleet import Fleet
+from orchestrator.planner import plan_step
 from orchestrator.schedule import Step
 from orchestrator.sections import Steering
 from strategies.types import ClientProfile, ModelDescription, Observation, ParamKey, Remembered
+from tests.orchestrator.builders import a_config, a_federation
 
 MODEL = ModelDescription(base_digest="", num_parameters=0, num_blocks=0, groups=())
 
@@ -86,3 +94,43 @@ def test_a_client_whose_tasks_have_faded_replays_more():
     assert recall.share_of(steering, 0.5, client(9, 0), worse) == pytest.approx(0.5)
     assert recall.share_of(steering, 0.05, client(9, 0), worse) == pytest.approx(0.05)
     assert recall.share_of(steering, 0.5, client(9, 0), {}) == pytest.approx(0.1)
+
+
+@given(
+    rises=st.lists(st.floats(-5, 5), min_size=3, max_size=3),
+    counts=st.lists(st.integers(0, 40), min_size=3, max_size=3),
+    lowest=st.floats(0, 1),
+    most=st.floats(0, 1),
+    task=st.integers(0, 2),
+)
+@example(rises=[-2.0, -1.0, 0.0], counts=[4, 4, 0], lowest=0.1, most=0.5, task=2)
+def test_a_share_keeps_its_bounds_and_grows_with_what_was_lost(rises, counts, lowest, most, task):
+    steering = Steering(lowest_share=lowest, full_at_nats=2.0)
+
+    def share(found):
+        reported = [(index, 4, 4 * rise) for index, rise in enumerate(found)]
+        return recall.share_of(
+            steering, most, client(*counts), after((0, [seen("a", {}, *reported)]))
+        )
+
+    worse = [rise + (3.0 if index == task else 0.0) for index, rise in enumerate(rises)]
+    assert min(lowest, most) - 1e-12 <= share(rises) <= share(worse) + 1e-12 <= most + 2e-12
+
+
+def test_steering_makes_no_round_longer():
+    """Its share is part of each batch: steps, batches and predicted cost are those without it."""
+    federation, er = a_federation(), {"learning__methods": [{"name": "er"}]}
+    state = {"rise|0": np.array([8.0, 4.0])}
+    plans = []
+    for steering in ({}, {"replay__steering": {"lowest_share": 0.1, "full_at_nats": 4.0}}):
+        config = a_config(**er, **steering)
+        start = initial_state(config, federation)
+        at = dataclasses.replace(start, step_index=4, memories={recall.RECALL: state})
+        plans.append(plan_step("run", config, federation, at, Fleet()))
+    for plain, steered in zip(plans[0].orders, plans[1].orders, strict=True):
+        work, own = plain.assignment.work, steered.assignment.work
+        assert (work.replay.share, own.replay.share) == (0.5, pytest.approx(0.3))
+        replay = dataclasses.replace(own.replay, share=0.5, measured=work.replay.measured)
+        assert dataclasses.replace(own, replay=replay) == work
+        assert steered.assignment.groups == plain.assignment.groups
+    assert plans[0].view.budget == plans[1].view.budget

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from strategies.lora import is_merged, merged_keys, num_merged
-from strategies.merging.atlas import Atlas, coefficients_of
+from strategies.merging.atlas import Atlas, _scaled, coefficients_of
 from strategies.merging.coefficients import (
     CURVATURE,
     LEAST,
@@ -17,7 +17,7 @@ from strategies.merging.coefficients import (
     least,
     look_of,
 )
-from strategies.merging.task_vectors import TaskVectors
+from strategies.merging.task_vectors import TaskVectors, vectors_in
 from strategies.types import ClientId, ParamKey
 from tests.strategies.aggregation_rounds import D_IN, GROUP, OTHER, product
 from tests.strategies.test_merging import NORM, WEIGHT, a_state, view
@@ -127,6 +127,23 @@ def test_equal_coefficients_are_task_vectors_to_the_bit(coefficient):
         for key, value in fixed.tensors.items():
             np.testing.assert_array_equal(found.tensors[key], value)
     assert {name for name in unanswered.state if name.startswith("task-")} == set(fixed.state)
+
+
+def test_a_coefficient_of_one_gives_its_task_and_none_the_base():
+    """Pairs are ordered by group, then task; the rest of the state is not theirs to change."""
+    merged, chosen = tasks_of(Atlas(), 3), np.zeros(6)
+    bank = vectors_in(merged.state)
+    base = _scaled(merged.tensors, bank, chosen)
+    assert not product(base, GROUP).any()
+    assert not product(base, OTHER).any()
+    chosen[3 * [HERE, THERE].index(GROUP) + 1] = 1.0
+    second = _scaled(merged.tensors, bank, chosen)
+    np.testing.assert_allclose(product(second, GROUP), product(a_state(2), GROUP), atol=1e-6)
+    assert not product(second, OTHER).any()
+    np.testing.assert_array_equal(second[WEIGHT], merged.tensors[WEIGHT])
+    half = _scaled(merged.tensors, bank, chosen / 2)
+    mean = (product(base, GROUP) + product(second, GROUP)) / 2  # linear in the coefficients
+    np.testing.assert_allclose(product(half, GROUP), mean, atol=1e-6)
 
 
 def test_pairs_stay_apart_when_there_are_more_than_a_matrix_needs():

@@ -196,6 +196,20 @@ def test_complementary_halves_share_what_lies_outside_the_blocks():
     assert first & second == {HEAD, POOLER}
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("task", range(4))
+def test_halves_are_the_same_for_all_or_make_a_whole_whatever_the_draw(seed, task):
+    view = a_view(num_clients=8, num_blocks=5, task_index=task, seed=seed)
+    blocks = {g.name for g in view.groups if g.kind == "linear" and g.block is not None}
+    (same,) = {frozenset(names) for names in select(Half(), view).values()}
+    assert same == frozenset(select(Half(), replace(view, clients=view.clients[2:3]))["client-2"])
+    found = {frozenset(names) for names in select(Half(halves="complementary"), view).values()}
+    one, other = (names & blocks for names in found)
+    assert same & blocks in (one, other)
+    assert not one & other
+    assert one | other == blocks
+
+
 @pytest.mark.parametrize("num_blocks", [4, 5])
 def test_half_of_three_is_two_in_half_of_the_blocks_and_one_in_the_others(num_blocks):
     gates = [linear(f"encoder.layer.{i}.gate", i, (16, 8)) for i in range(num_blocks)]

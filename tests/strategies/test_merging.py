@@ -215,6 +215,18 @@ def test_model_stocks_step(deltas, expected):
         np.testing.assert_allclose(inner, np.full(len(d), (d @ d.T)[0, 1]), atol=1e-9)
 
 
+@given(seed=st.integers(0, 1000), count=st.integers(2, 6), shared=st.floats(0, 2))
+def test_model_stock_knows_the_mean_cosine_of_moves_of_one_length(seed, count, shared):
+    """From sums alone what eq. 4 takes from the pairs."""
+    rng = np.random.default_rng(seed)
+    d = shared * rng.normal(size=8) + rng.normal(size=(count, 8))
+    d *= 3.0 / np.linalg.norm(d, axis=1, keepdims=True)
+    cosine = (d @ d.T / 9)[np.triu_indices(count, 1)].mean()
+    moves = Moves(count=count, of_sum=float(np.square(d.sum(0)).sum()), sum_of=float((d**2).sum()))
+    expected = count * cosine / ((count - 1) * cosine + 1) if cosine > 0 else 0.0
+    assert step_length(moves) == pytest.approx(expected, abs=1e-9)
+
+
 def test_model_stock_measures_moves_of_products_whatever_the_rank():
     state, clients = server(1), [client(0, 4), client(1, 6), client(2, 2)]
     tally = ModelStock().tally(state)

@@ -168,6 +168,22 @@ def test_what_is_forgotten_more_is_drawn_more_and_nothing_starves():
     assert shares[0] == pytest.approx(0.05, abs=0.015)
 
 
+LOSSES = st.lists(st.tuples(st.floats(0, 5), st.floats(0, 50)), min_size=1, max_size=12)
+
+
+@given(losses=LOSSES, floor=st.floats(0.01, 1), beta=st.floats(0, 1), power=st.floats(0, 3))
+def test_whatever_was_forgotten_nothing_starves_and_no_weight_explodes(losses, floor, beta, power):
+    memory = forgotten(*((min(pair), max(pair)) for pair in losses))
+    policy = Forgetting(floor=floor, beta=beta, sharpness=power)
+    p = policy.probabilities(memory)
+    assert p.sum() == pytest.approx(1)
+    assert (p >= floor / len(losses) * (1 - 1e-9)).all()
+    weights = policy.weights(memory, memory.ids)
+    assert (weights <= floor**-beta * (1 + 1e-9)).all()
+    order = np.argsort(memory.rises(), kind="stable")
+    assert (np.diff(p[order]) >= -1e-12).all()  # who lost more is never drawn less
+
+
 def test_the_importance_correction_takes_the_bias_out():
     """With β = 1 the expected weighted loss of a draw is the mean loss of the memory."""
     memory, policy = forgotten((0, 0), (0, 1), (0, 2), (0, 8)), Forgetting(beta=1.0)
