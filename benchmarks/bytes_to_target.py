@@ -22,9 +22,10 @@ row with the fewest bytes of those that reached the target.
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,6 +59,7 @@ from strategies.wire import to_record
 
 TARGET: Final = 0.85
 DOMAINS: Final = 3
+_MEDIANS: Final = {"acc", "bytes", "bytes_with_scoring", "forgetting", "rounds", "wall_seconds"}
 _NO_REPLAY: Final = 'learning.methods=[{name="imprint"}]'
 _FROZEN: Final = ['learning.methods=[{name="finetune"}]', "learning.adapted_tasks=0"]
 OURS: Final[Mapping[str, Sequence[str]]] = {
@@ -176,22 +178,42 @@ def pooled(deal: Sequence[Sequence[Sequence[Row]]]) -> list[list[list[Row]]]:
     return [[[row for rows in held for row in rows] for held in zip(*deal, strict=True)]]
 
 
-def compared(found: dict[str, dict[str, Any]], reference: int | None) -> dict[str, dict[str, Any]]:
-    """Rows of ours with their share of the peer's bytes."""
-    if reference is None:
-        return found
+def summary(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Per row medians over the seeds, and whether every seed reached the target."""
     return {
         name: {
-            **row,
-            "ratio": row["bytes"] / reference,
-            "ratio_with_scoring": row["bytes_with_scoring"] / reference,
+            **{
+                key: statistics.median(run[key] for run in rows)
+                for key in _MEDIANS & rows[0].keys()
+            },
+            "acc_range": [min(run["acc"] for run in rows), max(run["acc"] for run in rows)],
+            "reached": all(run["reached"] for run in rows),
         }
-        for name, row in found.items()
+        for name, rows in runs.items()
+        if rows
+    }
+
+
+def with_ratios(
+    ours: Mapping[str, dict[str, Any]], stock: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Rows of ours with their share of the peer's bytes, where the peer got there."""
+    reference = min((row["bytes"] for row in stock.values() if row["reached"]), default=None)
+    return {
+        name: {**row, **({} if reference is None else _shares(row, reference))}
+        for name, row in ours.items()
+    }
+
+
+def _shares(row: Mapping[str, Any], reference: float) -> dict[str, float]:
+    return {
+        "ratio": row["bytes"] / reference,
+        "ratio_with_scoring": row["bytes_with_scoring"] / reference,
     }
 
 
 def main() -> None:
-    """Every chosen case; with ``--json FILE`` what is done is in FILE after each."""
+    """Every chosen case with every seed; with ``--json FILE`` what is done is there after each."""
     parser = options_of(__doc__ or "")
     parser.set_defaults(domains=DOMAINS)
     parser.add_argument("--rounds", type=int, default=30, help="of the stock app, pooled, at most")
@@ -199,14 +221,23 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the stock app")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {"ours": {}, "stock": {}}
     with TemporaryDirectory() as folder:
         data = data_settings(options.domains, Path(folder))
         common = [f'model.name="{options.model}"', *data, *options.set]
         for seed in options.seeds:
-            write(_measured([*common, f"seed={seed}"], seed, options), options.json)
+            for side, name, measure in _cases([*common, f"seed={seed}"], seed, options):
+                found[side].setdefault(name, []).append(measure())
+                if options.json != "-":
+                    write(_result(found, options), options.json)
+    if options.json == "-":
+        write(_result(found, options), options.json)
 
 
-def _measured(common: Sequence[str], seed: int, options: Any) -> dict[str, Any]:
+def _cases(
+    common: Sequence[str], seed: int, options: Any
+) -> Iterator[tuple[str, str, Callable[[], dict[str, Any]]]]:
+    """The chosen cases of both sides: side, name, and what measures it."""
     config = load_config(RUN_FILE, common)
     dataset = open_dataset(config.shared_recipe(), Home.from_environment().cache_folder)
     train, test = (rows_of(Path(str(path))) for path in (config.data.train, config.data.test))
@@ -220,21 +251,27 @@ def _measured(common: Sequence[str], seed: int, options: Any) -> dict[str, Any]:
     }
     deal = dealt(dataset, train)
     peers = {
-        "sequence": partial(stock, {**job, "rounds": options.rounds_per_task}, deal, test, seed),
-        "pooled": partial(stock, {**job, "rounds": options.rounds}, pooled(deal), test, seed),
+        "sequence": ({**job, "rounds": options.rounds_per_task}, deal),
+        "pooled": ({**job, "rounds": options.rounds}, pooled(deal)),
     }
-    mine = {name: partial(ours, [*common, *changes]) for name, changes in OURS.items()}
-    chosen = [n for n in (*mine, *peers) if not options.only or n in options.only]
-    found = {name: mine[name]() for name in mine if name in chosen}
-    against = {name: peers[name]() for name in peers if name in chosen}
-    reached = [row["bytes"] for row in against.values() if row["reached"]]
+    for name, changes in OURS.items():
+        if not options.only or name in options.only:
+            yield "ours", name, partial(ours, [*common, *changes])
+    for name, (peer, stages) in peers.items():
+        if not options.only or name in options.only:
+            yield "stock", name, partial(stock, peer, stages, test, seed)
+
+
+def _result(found: Mapping[str, Any], options: Any) -> dict[str, Any]:
+    stock = summary(found["stock"])
     return {
+        "ours": with_ratios(summary(found["ours"]), stock),
+        "stock": stock,
         "target": TARGET,
-        "stock": against,
-        "ours": compared(found, min(reached, default=None)),
-        "seed": seed,
+        "seeds": options.seeds,
         "domains": options.domains,
         "learning_rate_of_stock": options.learning_rate,
+        "runs": found,
         **environment(),
     }
 
