@@ -75,7 +75,7 @@ CASES: Final[Mapping[str, Case]] = {
     "bandwidth": Case(
         measures="rank policies on lines from 64 kbit/s to 20 Mbit/s with a deadline",
         peer="fixed rank 16 without a deadline",
-        minutes=25,
+        minutes=8,
         arguments="--only fixed-no-deadline spectral-int8",
         figures=(
             Figure("policies|fixed-no-deadline|acc", "ACC without a deadline"),

@@ -14,8 +14,8 @@ cannot be imported there is reported as ``not_installed``, with the reason.
 and the first round are left out.  ``efficiency`` is the sum of local training over cores x that
 time.  ``bytes_per_round`` of ours are whole messages, from the run database; a peer's are the
 tensors of what it sends, both ways, without any framing.  pfl-research simulates in shared memory:
-its bytes are what a deployment of it would send.  The peers pad every text to 32 tokens, as the
-stock Flower app does; ours pads to the longest of a batch.
+its bytes are what a deployment of it would send.  All train with the checkpoint's dropout and pad
+to the longest text of a batch, pfl-research to that of a client.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ def ours(job: Job, settings: Sequence[str]) -> dict[str, Any]:
         "peers",
         [
             *settings,
+            "model.config={}",  # the checkpoint's dropout
             f"federation.clients={job.clients}",
             f"federation.cohort={job.clients}",
             f"learning.rounds_per_task={job.rounds}",

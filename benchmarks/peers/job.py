@@ -60,6 +60,7 @@ class Job:
             "batch-size": self.batch_size,
             "rank": self.rank,
             "learning-rate": self.learning_rate,
+            "padding": "longest",
         }
 
     @contextmanager

@@ -21,6 +21,7 @@ from pfl.hyperparam import NNTrainHyperParams
 from pfl.metrics import Weighted
 from pfl.model.pytorch import PyTorchModel
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.peers.job import Job
 from benchmarks.stock.stock.task import build_model, load_data
@@ -53,13 +54,17 @@ class TimedModel(PyTorchModel):
 
 
 def users_of(job: Job) -> dict[str, list[Tensor]]:
-    """The tokens and labels of every client."""
+    """The tokens, mask and labels of every client, padded to its longest text."""
     users = {}
     for client in range(job.clients):
         batches = list(load_data(job.config(), client, job.clients))
         keys = ("input_ids", "attention_mask", "labels")
-        users[str(client)] = [torch.cat([batch[key] for batch in batches]) for key in keys]
+        users[str(client)] = [_stacked([x for batch in batches for x in batch[k]]) for k in keys]
     return users
+
+
+def _stacked(rows: list[Tensor]) -> Tensor:
+    return torch.stack(rows) if rows[0].ndim == 0 else pad_sequence(rows, batch_first=True)
 
 
 def main() -> None:

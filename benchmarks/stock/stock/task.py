@@ -34,12 +34,13 @@ def load_data(config: Mapping, partition: int, num_partitions: int) -> DataLoade
 
 def loader_of(rows: list[dict], names: list[str], config: Mapping) -> DataLoader:
     """Rows with ``text`` and ``label``, tokenised; a class is its place in ``names``."""
+    padding = config.get("padding", "max_length")
     tokenizer = AutoTokenizer.from_pretrained(config["model"])
 
     def collate(batch: list[dict]) -> dict[str, torch.Tensor]:
         texts = [row["text"] for row in batch]
         encoded = tokenizer(
-            texts, padding="max_length", truncation=True, max_length=32, return_tensors="pt"
+            texts, padding=padding, truncation=True, max_length=32, return_tensors="pt"
         )
         labels = torch.tensor([names.index(row["label"]) for row in batch])
         return {**encoded, "labels": labels}
