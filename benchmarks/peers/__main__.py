@@ -152,14 +152,14 @@ def summary(runs: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]
         if name == "ours":
             continue
         for key in ("round_seconds", "bytes_per_round"):
-            ratios = [mine[key] / row[key] for mine, row in zip(runs["ours"], rows, strict=True)]
+            ratios = [mine[key] / row[key] for mine, row in zip(runs["ours"], rows, strict=False)]
             found[name][f"ours_over_{key}"] = statistics.median(ratios)
             found[name][f"ours_over_{key}_range"] = [min(ratios), max(ratios)]
     return found
 
 
 def main() -> None:
-    """Ours and every peer that is there, in turn."""
+    """Ours and every peer that is there, in turn; with ``--json FILE`` what is done is there."""
     parser = options_of(__doc__ or "")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
@@ -193,16 +193,23 @@ def main() -> None:
                     if name == "ours"
                     else theirs(name, pythons[name], job)
                 )
-    write(
-        {
-            "systems": summary(runs),
-            "not_installed": missing,
-            "job": _fields(job) | {"model": "MiniLM", "train_file": "", "timings": ""},
-            "runs": runs,
-            **environment(),
-        },
-        options.json,
-    )
+                if options.json != "-":
+                    write(_result(runs, missing, job), options.json)
+    if options.json == "-":
+        write(_result(runs, missing, job), options.json)
+
+
+def _result(
+    runs: Mapping[str, Sequence[Mapping[str, float]]], missing: Mapping[str, str], job: Job
+) -> dict[str, Any]:
+    paths = {"model": "MiniLM", "train_file": "", "timings": ""}
+    return {
+        "systems": summary({name: rows for name, rows in runs.items() if rows}),
+        "not_installed": missing,
+        "job": _fields(job) | paths,
+        "runs": runs,
+        **environment(),
+    }
 
 
 if __name__ == "__main__":
