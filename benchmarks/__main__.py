@@ -61,7 +61,7 @@ def run_all(commands: Mapping[str, Sequence[str]], folder: Path) -> dict[str, An
     found: dict[str, dict[str, Any]] = {}
     results = {**described(_ROOT), "cases": found}
     for name, command in commands.items():
-        print(f"{name}: about {CASES[name].minutes:g} minutes …", file=sys.stderr, flush=True)
+        print(f"{name}: about {CASES[name].minutes:g} min …", file=sys.stderr, flush=True)
         found[name] = carried_out(name, command, folder)
         write(results, folder)
     return results

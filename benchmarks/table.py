@@ -14,7 +14,7 @@ def listing(cases: Mapping[str, Case]) -> str:
         "\n".join(
             [
                 f"{name}: {case.measures}",
-                f"  about {case.minutes:g} minutes; peer: {case.peer or 'none'}",
+                f"  about {case.minutes:g} min; peer: {case.peer or 'none'}",
                 *(f"  {f.name}: {f.meaning}{_wanted(f)}" for f in case.figures),
             ]
         )
