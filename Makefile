@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test fast check format proto clean
+.PHONY: run test fast bench check format proto clean
 
 run: $(VENV)/.installed  ## install and learn five tasks across ten clients
 	$(BIN)/perennial run examples/digits.toml
@@ -12,6 +12,9 @@ test: $(VENV)/.installed-test  ## the whole suite
 
 fast: $(VENV)/.installed-test  ## what takes under three minutes on two cores
 	$(BIN)/python -m pytest -n auto -m "not slow and not e2e"
+
+bench: $(VENV)/.installed-test  ## measure all or ONLY="CASE …", one table in build/benchmarks
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 check: $(VENV)/.installed-dev  ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .

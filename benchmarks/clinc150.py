@@ -21,7 +21,7 @@ from orchestrator.store.base import RoundRecord, RunStatus
 from orchestrator.summary import show
 
 _ROOT = Path(__file__).parent.parent
-_RUN_FILE = _ROOT / "examples" / "clinc150.toml"
+RUN_FILE = _ROOT / "examples" / "clinc150.toml"
 
 
 def options_of(description: str) -> argparse.ArgumentParser:
@@ -62,6 +62,11 @@ def data_settings(num_domains: int, folder: Path, order: int = 0) -> list[str]:
     return settings
 
 
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The examples of a file that ``data_settings`` wrote."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 Launch = Callable[[str, RunConfig, Home], RunStatus]
 """Carries a submitted run to its end."""
 
@@ -79,7 +84,7 @@ def run_once(
     Raises: RuntimeError if the run did not end well.
     """
     home = Home.from_environment()
-    config = load_config(_RUN_FILE, [f'name="{name}"', *settings])
+    config = load_config(RUN_FILE, [f'name="{name}"', *settings])
     run_id = submit(config, home)
     start = time.monotonic()
     status = launch(run_id, config, home)

@@ -27,20 +27,25 @@ def build_model(config: Mapping) -> torch.nn.Module:
 
 def load_data(config: Mapping, partition: int, num_partitions: int) -> DataLoader:
     """Every ``num_partitions``-th line of the file, tokenised."""
-    tokenizer = AutoTokenizer.from_pretrained(config["model"])
     rows = [json.loads(line) for line in Path(config["train-file"]).read_text().splitlines()]
     names = sorted({row["label"] for row in rows})
-    mine = rows[partition::num_partitions]
+    return loader_of(rows[partition::num_partitions], names, config)
+
+
+def loader_of(rows: list[dict], names: list[str], config: Mapping) -> DataLoader:
+    """Rows with ``text`` and ``label``, tokenised; a class is its place in ``names``."""
+    padding = config.get("padding", "max_length")
+    tokenizer = AutoTokenizer.from_pretrained(config["model"])
 
     def collate(batch: list[dict]) -> dict[str, torch.Tensor]:
         texts = [row["text"] for row in batch]
         encoded = tokenizer(
-            texts, padding="max_length", truncation=True, max_length=32, return_tensors="pt"
+            texts, padding=padding, truncation=True, max_length=32, return_tensors="pt"
         )
         labels = torch.tensor([names.index(row["label"]) for row in batch])
         return {**encoded, "labels": labels}
 
-    return DataLoader(mine, batch_size=config["batch-size"], shuffle=True, collate_fn=collate)
+    return DataLoader(rows, batch_size=config["batch-size"], shuffle=True, collate_fn=collate)
 
 
 def train(model: torch.nn.Module, data: DataLoader, config: Mapping) -> float:
