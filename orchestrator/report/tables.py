@@ -79,6 +79,7 @@ class Forecast(TypedDict):
 
 def forecasts(shown: Show) -> list[Forecast]:
     """Per client that trained: seconds of local training, memory of a step, bytes sent up."""
+    trained = _trained(shown)
     return [
         Forecast(
             client_id=client["client_id"],
@@ -88,18 +89,18 @@ def forecasts(shown: Show) -> list[Forecast]:
             link_error=replies[-1]["metrics"].get("link_error"),
         )
         for client in shown["clients"]
-        if (replies := _trained(shown, client["client_id"]))
+        if (replies := trained.get(client["client_id"]))
     ]
 
 
-def _trained(shown: Show, client_id: str) -> list[ShownReply]:
-    return [
-        reply
-        for record in shown["rounds"]
-        if record["kind"] == "train"
-        for reply in record["replies"]
-        if reply["client_id"] == client_id and reply["status"] == "ok"
-    ]
+def _trained(shown: Show) -> Mapping[str, list[ShownReply]]:
+    """The updates of every client that sent any, in order."""
+    found = dict[str, list[ShownReply]]()
+    for record in shown["rounds"]:
+        for reply in record["replies"]:
+            if record["kind"] == "train" and reply["status"] == "ok":
+                found.setdefault(reply["client_id"], []).append(reply)
+    return found
 
 
 def _forecast(
