@@ -103,6 +103,13 @@ def test_cohorts_differ_by_round_and_stay_sorted():
     assert len(set(cohorts)) == 3
 
 
+def test_a_note_on_thousands_of_clients_names_the_first_of_them():
+    federation = a_federation(((4, 4), *[(0, 4)] * 2000))
+    (note, _) = plan_at(1, a_config(federation__clients=2001), federation).notes
+    assert "client-50 and 1950 more" in note
+    assert len(note) < 1000
+
+
 def test_clients_without_examples_are_left_out_and_noted():
     federation = a_federation(((4, 4), (0, 4), (4, 4)))
     plan = plan_at(1, federation=federation)
