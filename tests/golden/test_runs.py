@@ -66,7 +66,6 @@ def test_no_step_reads_what_is_on_record(home, monkeypatch):
         raise AssertionError("the whole record was read")
 
     monkeypatch.setattr(SqlRunStore, "rounds", read)
-    monkeypatch.setattr("orchestrator.conduct.write_report", lambda *_: None)
     config = tiny_config()
     run_id = submit(config, home)
     assert run_in_process(run_id, config, home, on_progress=lambda: None) is RunStatus.COMPLETED, (
