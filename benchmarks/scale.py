@@ -228,9 +228,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="perennial-scale-") as folder:
             url = f"sqlite:///{Path(folder) / 'perennial.db'}"
             result[name] = _PARTS[name](Home(folder=Path(folder), database_url=url))
+        if options.json != "-":
+            write(result, options.json)  # a part that fails takes no other with it
     if options.table and "growth" in result:
         print(table(result["growth"]), file=sys.stderr)
-    write(result, options.json)
+    if options.json == "-":
+        write(result, options.json)
 
 
 if __name__ == "__main__":
