@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -26,12 +27,16 @@ _PASSING_COPIES: Final = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
-    """What one recipe builds, shared by all clients of the process."""
+    """What one recipe builds, shared by all clients of the process.
+
+    ``places`` are the clients' indices by id.
+    """
 
     recipe: SharedRecipe
     dataset: Dataset
     base: Base
     model: AdaptedModel
+    places: Mapping[ClientId, int]
     calibrations: list[Calibration] = field(default_factory=list)  # one, once it was asked for
 
 
@@ -52,7 +57,9 @@ def open_workshop(recipe_json: str, settings: ClientSettings) -> Workshop:
     if settings.memory_limit_bytes and not base.device.on_gpu:
         room = settings.memory_limit_bytes - resident_bytes(base.device)
         dataset = dataset.at_most(_examples_in(room, dataset, base))
-    return Workshop(recipe=recipe, dataset=dataset, base=base, model=AdaptedModel(base))
+    places = {client: index for index, client in enumerate(client_ids(recipe.num_clients))}
+    model = AdaptedModel(base)
+    return Workshop(recipe=recipe, dataset=dataset, base=base, model=model, places=places)
 
 
 def _examples_in(room: int, dataset: Dataset, base: Base) -> int:
@@ -74,10 +81,10 @@ def shard_of(shop: Workshop, client_id: ClientId) -> Shard:
 
     Raises: ModelError for an id that is none of the recipe's.
     """
-    ids = client_ids(shop.recipe.num_clients)
-    if client_id not in ids:
+    if client_id not in shop.places:
+        ids = client_ids(shop.recipe.num_clients)
         raise ModelError(f"client {client_id!r} is none of {ids[0]} … {ids[-1]}")
-    return shop.dataset.shard(ids.index(client_id))
+    return shop.dataset.shard(shop.places[client_id])
 
 
 def tokens_per_example(shop: Workshop, shard: Shard) -> float:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Final
 
 from orchestrator.config import RunConfig
+from orchestrator.digest import Digest
 from orchestrator.engine import Engine
 from orchestrator.home import Home
 from orchestrator.owners import described
-from orchestrator.report import render_report
+from orchestrator.report import RepliesSeen, render_report
 from orchestrator.stopping import is_led
 from orchestrator.store.base import UNDER_WAY, RunRecord, RunStatus, RunStore
-from orchestrator.summary import show
+from orchestrator.summary import show_without_replies
 from orchestrator.tracking import mirrored, require_tracking
 from orchestrator.transport import Transport
 from orchestrator.trouble import in_words
@@ -127,12 +128,13 @@ def _report(run_id: str, store: RunStore, path: Path) -> None:
 
 def write_report(run_id: str, store: RunStore, path: Path) -> None:
     """One self-contained HTML file about the run as it stands."""
-    run = store.get_run(run_id)
-    shown = show(run, store.rounds(run.run_id), store.events(run.run_id), report_path=str(path))
+    run, seen = store.get_run(run_id), RepliesSeen()
+    digest = Digest.of(run, seen.passing(store.each_round(run.run_id)))
+    shown = show_without_replies(digest, store.events(run.run_id), report_path=str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        page = render_report(shown, generated_at=datetime.now(UTC))
+        page = render_report(shown, seen, generated_at=datetime.now(UTC))
         temporary.write_text(page, encoding="utf-8")
         temporary.replace(path)
     finally:

@@ -68,7 +68,9 @@ from strategies.recipe import (
 from strategies.types import ReplayDirective, StrategyChoice, client_ids
 
 # How a run is carried out, which is not what it computes.
-_OPERATION: Final = {"transport", "round_timeout_seconds", "min_clients", "round_retries"}
+_OPERATION: Final = {
+    "transport", "ray_address", "round_timeout_seconds", "min_clients", "round_retries",
+}  # fmt: skip
 
 
 class RunConfig(Section):

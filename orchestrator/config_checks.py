@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def faults_of(config: RunConfig) -> list[Fault]:
     """Everything wrong with a run file whose fields are fine one by one."""
     found = _check_strategies(config) + _check_together(config) + _check_tracking(config)
+    found += _check_transport(config)
     return found or (
         _check_capabilities(config)
         + _check_head(config)
@@ -35,6 +36,15 @@ def _check_tracking(config: RunConfig) -> list[Fault]:
         return []
     hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     return [Fault("tracking.url", "one with a user or password", "a URL without", hint)]
+
+
+def _check_transport(config: RunConfig) -> list[Fault]:
+    address, transport = config.federation.ray_address, config.federation.transport
+    if address is None or transport == "ray":
+        return []
+    hint = 'remove it, or set federation.transport = "ray"'
+    found = f"{address!r} with transport = {transport!r}"
+    return [Fault("federation.ray_address", found, "no address where Ray is not used", hint)]
 
 
 def _check_strategies(config: RunConfig) -> list[Fault]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from orchestrator.store.base import EventRecord, RoundRecord, RunRecord, ScoreRe
 from orchestrator.store.browsing import RunSums
 from orchestrator.store.drift import DriftTable
 from orchestrator.store.scores import ScoreTable
-from orchestrator.store.totals import ClientTotals, StepRecord, client_totals, step_of
+from orchestrator.store.totals import ClientTotals, StepRecord, added, step_of
 from strategies.arrival import Arrivals, arrivals
 from strategies.recipe import StreamRecipe
 from strategies.types import client_ids
@@ -68,13 +68,19 @@ class Digest:
     table: ScoreTable
 
     @classmethod
-    def of(cls, run: RunRecord, rounds: Sequence[RoundRecord]) -> Digest:
-        """The digest of a run that was read whole."""
+    def of(cls, run: RunRecord, rounds: Iterable[RoundRecord]) -> Digest:
+        """The digest of a run that is read whole; ``rounds`` are read once and none is kept."""
+        steps, scored, clients = list[StepRecord](), list[RoundRecord](), dict[str, ClientTotals]()
+        for record in rounds:
+            steps.append(step_of(record))
+            scored.append(replace(record, replies=()))
+            asked = {reply.client_id for reply in record.replies}
+            clients |= added({c: clients[c] for c in asked if c in clients}, [record])
         return cls(
             run=run,
-            steps=[step_of(record) for record in rounds],
-            clients=client_totals(rounds),
-            table=ScoreTable.of_rounds(rounds),
+            steps=steps,
+            clients=[clients[client] for client in sorted(clients)],
+            table=ScoreTable.of_rounds(scored),
         )
 
     @classmethod

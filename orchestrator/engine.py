@@ -107,16 +107,16 @@ class Engine:
         state = found[0] if found else ordered(initial_state(self.config, federation))
         num_tasks = len(federation.tasks)
         progress.begin(
-            self.store.rounds(self.run_id)[: state.step_index],
             num_steps=len(schedule(self.config, num_tasks)),
             num_tasks=num_tasks,
             when=self.config.arrivals(num_tasks),
         )
-        gate = self._gate(federation, progress.owner)
+        fleet = Fleet.of((), self.config.federation.quarantine)
+        for record in self.store.each_round(self.run_id):
+            progress.count(record)
+            fleet.observe(record)
+        gate = self._gate(federation, progress)
         release = gate.catch_up(state)
-        fleet = Fleet.of(
-            self.store.rounds(self.run_id)[: state.step_index], self.config.federation.quarantine
-        )
         state = opened(state, self.config, federation)
         roll = Roll(
             run_id=self.run_id,
@@ -136,7 +136,7 @@ class Engine:
                 fleet.failed(short.simulated_seconds)
                 continue
             if plan.step.kind == "evaluate":
-                progress.measured(self.store.rounds(self.run_id))
+                progress.measured()
                 progress.lead()
                 release = gate.settle(state)
                 state = opened(state, self.config, federation)
@@ -158,14 +158,14 @@ class Engine:
         fleet.busy = self._carrier.busy(state)
         return plan_step(self.run_id, self.config, federation, state, fleet, release=release)
 
-    def _gate(self, federation: Federation, owner: str) -> Gate:
+    def _gate(self, federation: Federation, progress: Progress) -> Gate:
         return Gate(
             run_id=self.run_id,
-            owner=owner,
+            owner=progress.owner,
             store=self.store,
             require=self.config.publish.require,
             task_names=[task.name for task in federation.tasks],
-            when=self.config.arrivals(len(federation.tasks)),
+            board=progress.board,
             publisher=Publisher(
                 config=self.config,
                 federation=federation,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from orchestrator.publish import Publisher
 from orchestrator.releases import Verdict, last_release, stage_name, verdicts
+from orchestrator.scoreboard import Scoreboard
 from orchestrator.sections import Requirements
 from orchestrator.store.base import RunStore
-from strategies.arrival import Arrivals
 from strategies.types import GlobalState
 
 
@@ -24,7 +24,7 @@ class Gate:
     store: RunStore
     require: Requirements
     task_names: Sequence[str]
-    when: Arrivals | None
+    board: Scoreboard
     publisher: Publisher
     owner: str | None = None
 
@@ -47,7 +47,7 @@ class Gate:
         Returns what ``settle`` does.
         """
         scored = next(
-            (r for r in self.store.rounds(self.run_id) if r.step_index == state.step_index - 1),
+            (r for r in self.board.scorings if r.step_index == state.step_index - 1),
             None,
         )
         settled = any(
@@ -60,7 +60,8 @@ class Gate:
         return _step_of(last_release(self._verdicts())) if settled else self.settle(state)
 
     def _verdicts(self) -> tuple[Verdict, ...]:
-        return verdicts(self.store.rounds(self.run_id), self.require, self.task_names, self.when)
+        board = self.board
+        return verdicts(board.scorings, self.require, self.task_names, board.when)
 
     def _publish(self, verdict: Verdict, state: GlobalState) -> None:
         path = str(self.publisher.publish(verdict.task_index, state))
@@ -76,7 +77,8 @@ class Gate:
         self._log("withheld", message, data)
 
     def _after(self, verdict: Verdict) -> str:
-        num_stages = self.when.num_stages if self.when else len(self.task_names)
+        when = self.board.when
+        num_stages = when.num_stages if when else len(self.task_names)
         return stage_name(verdict.task_index, self.task_names, num_stages)
 
     def _log(self, kind: str, message: str, data: dict[str, object]) -> None:

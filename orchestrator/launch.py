@@ -183,19 +183,21 @@ def _simulate(run_id: str, config: RunConfig, home: Home) -> None:
         num_supernodes=config.federation.clients,
         backend_config={
             "client_resources": {"num_cpus": min(threads, cores), "num_gpus": 0.0},
-            "init_args": _ray_arguments(cores),
+            "init_args": _ray_arguments(config.federation.ray_address, cores),
         },
     )
 
 
-def _ray_arguments(cores: int) -> dict[str, Any]:  # Any: Flower's own union is wider
-    """For ``ray.init``: a Ray of our own, or the cluster that ``RAY_ADDRESS`` names.
+def _ray_arguments(
+    address: str | None, cores: int
+) -> dict[str, Any]:  # Any: Flower's own union is wider
+    """For ``ray.init``: the cluster at ``address``, or a Ray of our own whatever else is running.
 
     The size of a cluster is its own, and Ray refuses to be told another.  Its workers need our data
     directory at the same path, because a client may be simulated on any of them.
     """
     quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False}
-    return quiet if os.environ.get("RAY_ADDRESS") else {"num_cpus": cores, **quiet}
+    return quiet | ({"address": address} if address else {"address": "local", "num_cpus": cores})
 
 
 if __name__ == "__main__":

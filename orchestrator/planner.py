@@ -10,7 +10,7 @@ from orchestrator import heads, memory, recall
 from orchestrator.config import RunConfig
 from orchestrator.federation import Federation
 from orchestrator.fleet import Fleet
-from orchestrator.plans import RANK, SELECTION, Order, Plan
+from orchestrator.plans import RANK, SELECTION, Order, Plan, listed
 from orchestrator.recall import RECALL
 from orchestrator.schedule import schedule
 from orchestrator.situation import Situation
@@ -204,7 +204,7 @@ def _trained(
             )
         )
     if silent:
-        notes = (*notes, f"nothing fits their budget, not asked: {', '.join(silent)}")
+        notes = (*notes, f"nothing fits their budget, not asked: {listed(silent)}")
     return at.plan(orders, view, notes)
 
 

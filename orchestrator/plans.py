@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from orchestrator.schedule import Step
 from strategies.types import Assignment, Holding, RoundView, Tensors
@@ -10,6 +12,7 @@ from strategies.types import Assignment, Holding, RoundView, Tensors
 SELECTION, RANK, AGGREGATION, MERGING = "layer-selection", "rank", "aggregation", "merging"
 SCREENING = "screening"
 """Names of what is remembered in a state, by kind of strategy."""
+_MOST_NAMED: Final = 50  # clients in a note
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +45,10 @@ class Plan:
     def idle(self) -> bool:
         """No client is at a task it has examples of: there is nothing to do, and nothing wrong."""
         return self.step.kind != "evaluate" and not self.view.clients
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a note; of very many the first and how many more there are."""
+    shown = ", ".join(names[:_MOST_NAMED])
+    more = len(names) - _MOST_NAMED
+    return f"{shown} and {more} more" if more > 0 else shown

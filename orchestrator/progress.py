@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from orchestrator.metrics import headline
 from orchestrator.owners import new_owner
 from orchestrator.plans import Plan
+from orchestrator.scoreboard import Scoreboard
 from orchestrator.store.base import LEASE, UNDER_WAY, RoundRecord, RunStatus, RunStore
 from strategies.arrival import Arrivals
 from strategies.errors import LeaseLostError, RunInterrupted
@@ -37,29 +37,25 @@ class Progress:
     store: RunStore
     num_steps: int = 0
     num_tasks: int = 0
-    when: Arrivals | None = None
+    board: Scoreboard = field(default_factory=Scoreboard)
     owner: str = field(default_factory=new_owner)
     shown: dict[str, Any] = field(default_factory=dict)
     _published: float = 0.0
 
-    def begin(
-        self,
-        rounds: Sequence[RoundRecord],
-        num_steps: int,
-        num_tasks: int,
-        when: Arrivals | None = None,
-    ) -> None:
-        """Take up the count after ``rounds``, those already committed."""
-        self.num_steps, self.num_tasks, self.when = num_steps, num_tasks, when
+    def begin(self, num_steps: int, num_tasks: int, when: Arrivals | None = None) -> None:
+        """Begin to count; ``count`` takes up what is committed already."""
+        self.num_steps, self.num_tasks, self.board = num_steps, num_tasks, Scoreboard(when)
         if when:
             self.shown["stages"] = when.num_stages
-        self.show(
-            steps=num_steps,
-            bytes_up=sum(reply.bytes_up for r in rounds for reply in r.replies),
-            bytes_down=sum(reply.bytes_down for r in rounds for reply in r.replies),
-            rounds=sum(r.kind == "train" for r in rounds),
-            steps_done=len(rounds),
-        )
+        self.show(steps=num_steps, bytes_up=0, bytes_down=0, rounds=0, steps_done=0)
+
+    def count(self, record: RoundRecord) -> None:
+        """Take up a committed step."""
+        self.board.note(record)
+        for name in ("bytes_up", "bytes_down"):
+            self.shown[name] += sum(getattr(reply, name) for reply in record.replies)
+        self.shown["steps_done"] += 1
+        self.shown["rounds"] += record.kind == "train"
 
     def show(self, **values: Any) -> None:
         """Change what is shown, and publish it at the next chance."""
@@ -89,19 +85,16 @@ class Progress:
 
     def committed(self, record: RoundRecord) -> None:
         """A step is in the database."""
-        for name in ("bytes_up", "bytes_down"):
-            self.shown[name] += sum(getattr(reply, name) for reply in record.replies)
-        self.shown["steps_done"] += 1
+        self.count(record)
         self.shown["clients_done"] = len(record.replies)
         if record.kind == "train":
-            self.shown["rounds"] += 1
             self.shown["loss"] = record.metrics.get("loss")
         self._published = 0.0
         self.publish()
 
-    def measured(self, rounds: Sequence[RoundRecord]) -> None:
+    def measured(self) -> None:
         """A row of the accuracy matrix is complete."""
-        self.show(**headline(rounds, self.num_tasks, self.when))
+        self.show(**headline(self.board.scorings, self.num_tasks, self.board.when))
 
     def publish(self) -> None:
         """Renew the lease with the newest progress unless that was just done."""

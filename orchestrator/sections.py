@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -13,6 +13,7 @@ from strategies.types import Optimization, StrategyChoice
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
+_ADDRESS: Final = r"^(auto|[A-Za-z0-9.-]+:[0-9]{1,5})$"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -77,6 +78,10 @@ class Federation(Section):
     """What a client's download, training and upload may take; plans are made to fit.  On simulated
     links later answers are discarded."""
     transport: Literal["ray", "in-process"] = "ray"
+    ray_address: Annotated[str, Field(pattern=_ADDRESS)] | None = None
+    """``HOST:PORT`` of a Ray cluster that simulates the clients, ``auto`` for the one running here;
+    this machine must be a node of it, and all nodes share the data directory.  Default: a Ray of
+    the run's own, on this machine."""
     threads_per_client: Positive = 1
     """CPU threads of a local training; as many simulated clients run at once as fit the cores."""
 

@@ -12,7 +12,7 @@ from orchestrator.config import RunConfig
 from orchestrator.federation import Federation
 from orchestrator.fleet import Fleet
 from orchestrator.outgoing import Kept, Sender
-from orchestrator.plans import AGGREGATION, SELECTION, Order, Plan
+from orchestrator.plans import AGGREGATION, SELECTION, Order, Plan, listed
 from orchestrator.schedule import Step, schedule
 from orchestrator.shapes import largest_reply
 from strategies.catalog import WHOLE_BATCH
@@ -111,16 +111,20 @@ class Situation:
         Nobody in quarantine is among them.  With a buffer, as many as make up a cohort together
         with those still at work.
         """
-        step, clients = self.step, self.federation.clients
-        able = [c for c in clients if any(c.num_train[t] for t in self.tasks_of(c.client_id))]
-        without = [c.client_id for c in clients if c not in able]
+        step, able, without = self.step, list[ClientProfile](), list[str]()
+        for client in self.federation.clients:
+            if any(client.num_train[task] for task in self.tasks_of(client.client_id)):
+                able.append(client)
+            else:
+                without.append(client.client_id)
         stays = self.fleet.ward.stays
-        resting = ", ".join(c.client_id for c in able if c.client_id in stays)
-        able = [c for c in able if c.client_id not in (*self.fleet.busy, *stays)]
+        resting = listed([c.client_id for c in able if c.client_id in stays])
+        away = {*self.fleet.busy, *stays}
+        able = [c for c in able if c.client_id not in away]
         size, notes = self.config.cohort_size() - len(self.fleet.busy), list[str]()
         if without and step.round_index == 0:
             what = "the task they meet" if step.own else f"task {step.task_index}"
-            notes.append(f"no training examples of {what}: {', '.join(without)}")
+            notes.append(f"no training examples of {what}: {listed(without)}")
         if len(able) < size:
             why = f", in quarantine: {resting}" if resting else ""
             notes.append(

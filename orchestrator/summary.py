@@ -119,12 +119,34 @@ def show(
 ) -> Show:
     """``perennial show``: everything known of a run."""
     digest = Digest.of(run, rounds)
+    replies = [[_reply(reply) for reply in record.replies] for record in rounds]
+    return _shown(digest, replies, events, report_path)
+
+
+def show_without_replies(
+    digest: Digest, events: Sequence[EventRecord], *, report_path: str | None = None
+) -> Show:
+    """``show`` of a run whose replies are too many to have at once."""
+    return _shown(digest, [[] for _ in digest.steps], events, report_path)
+
+
+def _shown(
+    digest: Digest,
+    replies: Sequence[list[Json]],
+    events: Sequence[EventRecord],
+    report_path: str | None,
+) -> Show:
     shown: Show = strict(
         {
-            **_overview(digest, DriftTable.of_rounds(rounds), events, report_path),
+            **_overview(
+                digest,
+                DriftTable.of_rounds(step.record for step in digest.steps),
+                events,
+                report_path,
+            ),
             "rounds": [
-                {**step_row(step), "replies": [_reply(reply) for reply in record.replies]}
-                for step, record in zip(digest.steps, rounds, strict=True)
+                {**step_row(step), "replies": own}
+                for step, own in zip(digest.steps, replies, strict=True)
             ],
             "clients": digest.client_rows(),
             "events": [_event(event) for event in events],

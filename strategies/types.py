@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, NewType
 
 import numpy as np
@@ -27,6 +28,7 @@ FACTORS = (LORA_A, LORA_B)
 HEAD = GroupName("head")
 
 
+@lru_cache(maxsize=4)
 def client_ids(num_clients: int) -> tuple[ClientId, ...]:
     """Logical ids of simulated clients, by partition; their text order is their number's order."""
     width = len(str(num_clients - 1))

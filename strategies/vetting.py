@@ -24,7 +24,7 @@ from strategies.limits import (
     is_name,
     is_readable,
 )
-from strategies.types import ClientProfile
+from strategies.types import ClientProfile, ModelDescription
 
 Range = tuple[float, float]
 _LARGEST: Final = 1e300
@@ -136,18 +136,24 @@ def _text(value: str, name: str) -> Fault:
 
 
 def _form(noun: object) -> Fault:
+    """What a client says of itself and its model must fit together."""
+    if isinstance(noun, ModelDescription):
+        return _model_form(noun)
     return _profile_form(noun) if isinstance(noun, ClientProfile) else ""
 
 
 def _profile_form(profile: ClientProfile) -> Fault:
-    """What a client says of itself must fit together."""
     counted = {len(profile.num_train), len(profile.num_test), len(profile.tasks)}
-    names = [group.name for group in profile.model.groups]
     if len(counted) != 1:
         return f"num_train and num_test must count each of {len(profile.tasks)} tasks"
+    return ""
+
+
+def _model_form(model: ModelDescription) -> Fault:
+    names = [group.name for group in model.groups]
     if len(set(names)) != len(names) or not all(map(is_name, names)):
         return "groups must have names, each its own, without a bar"
-    for group in profile.model.groups:
+    for group in model.groups:
         if not all(map(is_name, group.parts)) or any(
             len(s) > MAX_AXES for s in group.parts.values()
         ):

@@ -19,7 +19,7 @@ from flwr.app import ArrayRecord, RecordDict
 from strategies.envelope import header_of, pack
 from strategies.errors import TransportError, WireError
 from strategies.limits import MAX_NAME_CHARS, is_readable, readable
-from strategies.reading import alone, read
+from strategies.reading import alone, read, read_profile
 from strategies.types import (
     Assignment,
     ClientFailure,
@@ -134,7 +134,7 @@ def decode_profile(message: bytes) -> tuple[ClientProfile, Tensors]:
     """Raises: WireError if ``message`` is no profile, TransportError if it says why not."""
     if kind_of(message) == "failure":
         raise TransportError(alone(ClientFailure, message, "failure").detail)
-    profile, tensors = read(ClientProfile, message, "profile")
+    profile, tensors = read_profile(message)
     for key, value in tensors.items():
         if value.dtype != np.float32 or not np.isfinite(value).all():
             raise WireError(f"base values {key} are {value.dtype}, expected finite float32")

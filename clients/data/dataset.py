@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,36 @@ class Shard:
         return tuple(len(ids) for ids in self.test)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Holdings:
+    """What everybody has of a split, sorted once: a shard costs what is in it.
+
+    ``rows`` (n,) are ids by client, then task, ascending; ``starts`` (clients · tasks + 1,) is
+    where those of each client and task begin.
+    """
+
+    rows: Longs
+    starts: Longs
+    num_tasks: int
+
+    @classmethod
+    def of(cls, owners: Longs, tasks: Longs, num_clients: int, num_tasks: int) -> _Holdings:
+        known = np.flatnonzero((tasks >= 0) & (tasks < num_tasks) & (owners >= 0))
+        places = owners[known] * num_tasks + tasks[known]
+        counts = np.bincount(places, minlength=num_clients * num_tasks)
+        return cls(
+            rows=known[np.argsort(places, kind="stable")].astype(np.int64),
+            starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            num_tasks=num_tasks,
+        )
+
+    def of_client(self, index: int) -> tuple[Longs, ...]:
+        """Its ids, one array per task."""
+        first = index * self.num_tasks
+        bounds = self.starts[first : first + self.num_tasks + 1]
+        return tuple(self.rows[a:b] for a, b in pairwise(bounds.tolist()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Dataset:
     """Everything a process needs of the data, for all clients it serves.
@@ -64,6 +95,16 @@ class Dataset:
     tokenizer: Tokenizer | None
     public_images: NDArray[np.float32] | None
     digest: str
+    _train: _Holdings = field(init=False)
+    _test: _Holdings = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name, split, owners in (
+            ("_train", self.train, self.train_owners),
+            ("_test", self.test, self.test_owners),
+        ):
+            held = _Holdings.of(owners, split.tasks, self.num_clients, len(self.tasks))
+            object.__setattr__(self, name, held)
 
     @property
     def vocab_size(self) -> int | None:
@@ -87,16 +128,10 @@ class Dataset:
         """
         if not 0 <= client_index < self.num_clients:
             raise DataError(f"no client {client_index}; expected 0..{self.num_clients - 1}")
-        train = self._ids(self.train, self.train_owners == client_index)
+        train = self._train.of_client(client_index)
         classes = (np.unique(self.train.labels[ids]) for ids in train)
         return Shard(
             train=train,
-            test=self._ids(self.test, self.test_owners == client_index),
+            test=self._test.of_client(client_index),
             train_classes=tuple(found[found >= 0] for found in classes),
-        )
-
-    def _ids(self, split: Encoded, own: NDArray[np.bool_]) -> tuple[Longs, ...]:
-        return tuple(
-            np.flatnonzero(own & (split.tasks == task)).astype(np.int64)
-            for task in range(len(self.tasks))
         )

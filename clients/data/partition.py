@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heapreplace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,10 +118,10 @@ def _by_column(
             'partition.column: found nothing, kind = "column" expected a column to deal by'
         )
     sizes = Counter([*train.values, *test.values])
-    held, owner = [0] * num_clients, dict[str, int]()
+    held, owner = [(0, client) for client in range(num_clients)], dict[str, int]()
     for value in sorted(sizes, key=lambda value: (-sizes[value], value)):
-        owner[value] = held.index(min(held))
-        held[owner[value]] += sizes[value]
+        count, owner[value] = held[0]
+        heapreplace(held, (count + sizes[value], owner[value]))
     return (
         np.array([owner[value] for value in train.values], dtype=np.int64),
         np.array([owner[value] for value in test.values], dtype=np.int64),

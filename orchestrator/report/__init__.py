@@ -13,15 +13,16 @@ from orchestrator.report import tables, writing
 from orchestrator.report.figures import traced
 from orchestrator.report.forgetting import explain
 from orchestrator.report.reading import in_words
+from orchestrator.report.replies import RepliesSeen
 from orchestrator.results import Show
 from orchestrator.store.drift import DriftTable
 from orchestrator.summary import compare, flattened, row_names
 
-__all__ = ["render_comparison", "render_report"]
+__all__ = ["RepliesSeen", "render_comparison", "render_report"]
 
 
-def render_report(shown: Show, *, generated_at: datetime) -> str:
-    """The page about one run, from what ``summary.show`` gives."""
+def render_report(shown: Show, seen: RepliesSeen, *, generated_at: datetime) -> str:
+    """The page about one run, from what ``summary.show`` gives and what was seen of its replies."""
     return (
         _environment()
         .get_template("one_run.html.j2")
@@ -40,8 +41,8 @@ def render_report(shown: Show, *, generated_at: datetime) -> str:
             traffic=steps.traffic_bars(shown["rounds"]),
             server_time=steps.server_time_bars(shown["rounds"]),
             client_time=steps.client_time_bars(shown["rounds"]),
-            failures=tables.failures(shown),
-            forecasts=tables.forecasts(shown),
+            failures=seen.failures(),
+            forecasts=seen.forecasts(),
             drift=steps.drift_map(DriftTable.of((r["task"], r["drift"]) for r in shown["rounds"])),
             ranks=tables.rank_map(shown),
             settings=list(flattened(shown["config"])),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final, TypedDict
 
 from orchestrator.figures.naming import block_first, block_of, natural
 from orchestrator.report.writing import LOWER_IS_BETTER, METRIC_NAMES, cell, number
-from orchestrator.results import Comparison, Show, ShownClient, ShownReply
+from orchestrator.results import Comparison, Show, ShownClient
 from orchestrator.summary import row_names
 
 MOST_COLUMNS: Final = 48
@@ -55,78 +54,6 @@ class RankMap(TypedDict):
     columns: list[str]
     blocks: list[Block]
     hidden: int
-
-
-class FailureRow(TypedDict):
-    """Failures of one client for one reason; ``detail`` is the first one's."""
-
-    client_id: str
-    reason: str
-    count: int
-    steps: str
-    detail: str
-
-
-class Forecast(TypedDict):
-    """What the cost model expected of a client, and what it was; medians over its rounds."""
-
-    client_id: str
-    cells: list[tuple[float | None, float | None, float | None]]  # expected, found, ratio
-    uplink: float | None  # bytes per second, as known when the last round was planned
-    downlink: float | None
-    link_error: float | None
-
-
-def forecasts(shown: Show) -> list[Forecast]:
-    """Per client that trained: seconds of local training, memory of a step, bytes sent up."""
-    return [
-        Forecast(
-            client_id=client["client_id"],
-            cells=[_forecast(replies, expected, found) for expected, found in _FORECASTS],
-            uplink=replies[-1]["metrics"].get("uplink_bytes_per_second"),
-            downlink=replies[-1]["metrics"].get("downlink_bytes_per_second"),
-            link_error=replies[-1]["metrics"].get("link_error"),
-        )
-        for client in shown["clients"]
-        if (replies := _trained(shown, client["client_id"]))
-    ]
-
-
-def _trained(shown: Show, client_id: str) -> list[ShownReply]:
-    return [
-        reply
-        for record in shown["rounds"]
-        if record["kind"] == "train"
-        for reply in record["replies"]
-        if reply["client_id"] == client_id and reply["status"] == "ok"
-    ]
-
-
-def _forecast(
-    replies: Sequence[ShownReply], expected: str, found: Callable[[ShownReply], float | None]
-) -> tuple[float | None, float | None, float | None]:
-    pairs = [
-        (wanted, real)
-        for reply in replies
-        if (wanted := reply["metrics"].get(expected)) and (real := found(reply))
-    ]
-    if not pairs:
-        return None, None, None
-    middle = [statistics.median(values) for values in zip(*pairs, strict=True)]
-    return middle[0], middle[1], statistics.median(wanted / real for wanted, real in pairs)
-
-
-def _training_seconds(reply: ShownReply) -> float | None:
-    """Of a simulated device where there is one: it does nothing but train."""
-    seconds = reply["seconds"]
-    return seconds.get("compute" if "up" in seconds else "train")
-
-
-_FORECASTS: Final[tuple[tuple[str, Callable[[ShownReply], float | None]], ...]] = (
-    ("predicted_seconds", _training_seconds),
-    ("predicted_memory_bytes", lambda reply: reply["metrics"].get("step_memory_bytes")),
-    ("predicted_bytes_up", lambda reply: float(reply["bytes_up"])),
-)
 
 
 def matrix(shown: Show) -> list[Row]:
@@ -201,26 +128,6 @@ def rank_map(shown: Show) -> RankMap:
     return RankMap(columns=list(kept), blocks=blocks, hidden=len(columns) - len(kept))
 
 
-def failures(shown: Show) -> list[FailureRow]:
-    """Failures by client and reason, in client order."""
-    found = dict[tuple[str, str], list[tuple[int, str]]]()
-    for record in shown["rounds"]:
-        for reply in record["replies"]:
-            if reply["status"] == "failed":
-                key = (reply["client_id"], reply["failure_reason"] or "unknown")
-                found.setdefault(key, []).append((record["step"], reply["failure_detail"] or ""))
-    return [
-        FailureRow(
-            client_id=client,
-            reason=reason,
-            count=len(times),
-            steps=_few([str(step) for step, _ in times]),
-            detail=_short(times[0][1]),
-        )
-        for (client, reason), times in sorted(found.items())
-    ]
-
-
 def results(comparison: Comparison) -> list[dict[str, Any]]:
     """Rows of a comparison in words, the best value of each marked unless all are alike."""
     return [
@@ -268,12 +175,3 @@ def _rank_cell(rank: int | None, top: int) -> Shaded:
     if rank is None:
         return Shaded(text="", shade=0, own=False)
     return Shaded(text=str(rank) if rank else "dense", shade=round(100 * rank / top), own=rank == 0)
-
-
-def _few(steps: Iterable[str]) -> str:
-    listed = list(steps)
-    return ", ".join(listed) if len(listed) <= 6 else f"{', '.join(listed[:5])} … {listed[-1]}"
-
-
-def _short(detail: str) -> str:
-    return detail if len(detail) <= _MEMORY else f"{detail[:_MEMORY]}…"

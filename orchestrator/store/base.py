@@ -8,7 +8,7 @@ under way then takes effect once, or raises StoreUnreachableError at the end of 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -245,6 +245,10 @@ class RunStore(Protocol):
 
     def rounds(self, run_id: str) -> Sequence[RoundRecord]:
         """All committed steps in order, with their replies and scores (events are separate)."""
+        ...
+
+    def each_round(self, run_id: str) -> Iterator[RoundRecord]:
+        """As ``rounds``, but a few at a time, so that what was looked at can be let go."""
         ...
 
     def rewind(self, run_id: str, step_index: int) -> None:

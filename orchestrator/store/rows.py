@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, exists, insert, select
+from sqlalchemy import ColumnElement, Select, exists, insert, select
 from sqlalchemy.orm import Session
 
 from orchestrator.store.base import (
@@ -50,14 +50,15 @@ def grouped(
     session: Session, table: Any, run_id: str, record: type[Record]
 ) -> defaultdict[int, list[Record]]:
     """All rows of a run in one query, by round."""
-    query = (
-        select(table)
-        .join(RoundRow, RoundRow.round_id == table.round_id)
-        .where(RoundRow.run_id == run_id)
-        .order_by(*table.__table__.primary_key.columns)
-    )
+    mine = select(table).join(RoundRow, RoundRow.round_id == table.round_id)
+    return _by_round(session, table, mine.where(RoundRow.run_id == run_id), record)
+
+
+def _by_round(
+    session: Session, table: Any, query: Select[Any], record: type[Record]
+) -> defaultdict[int, list[Record]]:
     found = defaultdict[int, list[Record]](list)
-    for row in session.scalars(query):
+    for row in session.scalars(query.order_by(*table.__table__.primary_key.columns)):
         found[row.round_id].append(record_of(record, row))
     return found
 
@@ -106,8 +107,31 @@ def read_rounds(session: Session, run_id: str) -> list[RoundRecord]:
     """All committed steps of a run in order, with their replies and scores."""
     wanted = select(RoundRow).where(RoundRow.run_id == run_id).order_by(RoundRow.step_index)
     rows = session.scalars(wanted).all()
-    replies = grouped(session, ReplyRow, run_id, ReplyRecord)
-    scores = grouped(session, ScoreRow, run_id, ScoreRecord)
+    return _whole(
+        rows,
+        grouped(session, ReplyRow, run_id, ReplyRecord),
+        grouped(session, ScoreRow, run_id, ScoreRecord),
+    )
+
+
+def rounds_after(session: Session, run_id: str, after: int, limit: int) -> list[RoundRecord]:
+    """The first ``limit`` committed steps after ``after``, with their replies and scores."""
+    some = select(RoundRow).where(RoundRow.run_id == run_id, RoundRow.step_index > after)
+    rows = session.scalars(some.order_by(RoundRow.step_index).limit(limit)).all()
+    ids = [row.round_id for row in rows]
+    replies, scores = select(ReplyRow), select(ScoreRow)
+    return _whole(
+        rows,
+        _by_round(session, ReplyRow, replies.where(ReplyRow.round_id.in_(ids)), ReplyRecord),
+        _by_round(session, ScoreRow, scores.where(ScoreRow.round_id.in_(ids)), ScoreRecord),
+    )
+
+
+def _whole(
+    rows: Sequence[RoundRow],
+    replies: Mapping[int, Sequence[ReplyRecord]],
+    scores: Mapping[int, Sequence[ScoreRecord]],
+) -> list[RoundRecord]:
     return [
         RoundRecord(
             **{name: getattr(row, name) for name in ROUND_COLUMNS},

@@ -7,7 +7,7 @@ included, so that doing it again after a lost connection writes the same (``sess
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -39,6 +39,7 @@ from orchestrator.store.rows import (
     read_rounds,
     record_of,
     resolved,
+    rounds_after,
     run_records,
 )
 from orchestrator.store.sessions import Sessions
@@ -48,6 +49,7 @@ from strategies.errors import RunNotFoundError, StaleRunStatusError
 
 # A clock that was set back by less than this still gives ids and times that sort.
 _SET_BACK = timedelta(days=1)
+_ROUNDS_AT_ONCE = 10
 _SCRAPE_SECONDS = 0.5  # a database that is away is what monitoring has to tell, at once
 
 
@@ -243,6 +245,18 @@ class SqlRunStore(SqlBrowsing):
     def rounds(self, run_id: str) -> Sequence[RoundRecord]:
         return self._sessions.read(
             f"reading the rounds of run {run_id}", lambda session: read_rounds(session, run_id)
+        )
+
+    def each_round(self, run_id: str) -> Iterator[RoundRecord]:
+        after = -1
+        while found := self._rounds_after(run_id, after):
+            yield from found
+            after = found[-1].step_index
+
+    def _rounds_after(self, run_id: str, after: int) -> Sequence[RoundRecord]:
+        return self._sessions.read(
+            f"reading the rounds of run {run_id}",
+            lambda session: rounds_after(session, run_id, after, _ROUNDS_AT_ONCE),
         )
 
     def rewind(self, run_id: str, step_index: int) -> None:

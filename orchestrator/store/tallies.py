@@ -17,18 +17,16 @@ from sqlalchemy.orm import Session
 
 from orchestrator.store.base import (
     UNDER_WAY,
-    ReplyRecord,
     RoundRecord,
     RunRecord,
     RunStatus,
-    ScoreRecord,
 )
 from orchestrator.store.bulk import bulk
-from orchestrator.store.rows import ROUND_COLUMNS, record_of, run_record
+from orchestrator.store.rows import rounds_after, run_record
 from orchestrator.store.scores import ScoreTable
 from orchestrator.store.sessions import Sessions
 from orchestrator.store.sums import COLUMNS, round_totals_of
-from orchestrator.store.tables import EventRow, ReplyRow, RoundRow, RunRow, ScoreRow
+from orchestrator.store.tables import EventRow, RoundRow, RunRow
 from orchestrator.store.totals import RoundTotals, summed
 
 MOST_UNDER_WAY: Final = 100  # runs; orchestrators that died leave theirs under way
@@ -129,27 +127,8 @@ class SqlTallies:
     def rounds_after(self, run_id: str, step_index: int, limit: int) -> Sequence[RoundRecord]:
         return self.sessions.read(
             f"reading the steps of run {run_id} after {step_index}",
-            lambda session: _rounds_after(session, run_id, step_index, limit),
+            lambda session: rounds_after(session, run_id, step_index, limit),
         )
-
-
-def _rounds_after(session: Session, run_id: str, after: int, limit: int) -> list[RoundRecord]:
-    later = select(RoundRow).where(RoundRow.run_id == run_id, RoundRow.step_index > after)
-    rows = session.scalars(later.order_by(RoundRow.step_index).limit(limit)).all()
-    replies, scores = dict[int, list[ReplyRecord]](), dict[int, list[ScoreRecord]]()
-    wanted = [row.round_id for row in rows]
-    for reply in session.scalars(select(ReplyRow).where(ReplyRow.round_id.in_(wanted))):
-        replies.setdefault(reply.round_id, []).append(record_of(ReplyRecord, reply))
-    for score in session.scalars(select(ScoreRow).where(ScoreRow.round_id.in_(wanted))):
-        scores.setdefault(score.round_id, []).append(record_of(ScoreRecord, score))
-    return [
-        RoundRecord(
-            **{name: getattr(row, name) for name in ROUND_COLUMNS},
-            replies=tuple(replies.get(row.round_id, ())),
-            scores=tuple(scores.get(row.round_id, ())),
-        )
-        for row in rows
-    ]
 
 
 def _overview(session: Session, recent: int) -> Overview:

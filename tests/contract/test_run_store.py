@@ -253,6 +253,18 @@ def test_a_round_reads_back_whole(store):
     assert store.events(run_id)[-1] == record.events[0]
 
 
+def test_rounds_that_are_read_a_few_at_a_time_are_the_same(store):
+    run, other = new_run(store), new_run(store)
+    for step in range(23):
+        store.commit_round(run.run_id, a_round(run.run_id, step, metrics={}, scores=()))
+        store.commit_round(other.run_id, a_round(other.run_id, step))
+    one_by_one = [replace(r, replies=()) for r in store.each_round(run.run_id)]
+    assert one_by_one == [replace(r, replies=()) for r in store.rounds(run.run_id)]
+    asked = [reply.assignment_id for r in store.each_round(run.run_id) for reply in r.replies]
+    assert asked == [f"{run.run_id}/{step:05d}/c{i}" for step in range(23) for i in range(2)]
+    assert [len(r.scores) for r in store.each_round(other.run_id)] == [1] * 23
+
+
 def test_a_second_commit_of_a_step_is_refused_whole(store):
     run_id = new_run(store).run_id
     assert store.commit_round(run_id, a_round(run_id))

@@ -12,6 +12,7 @@ from orchestrator.conduct import conduct, reclaim, submit
 from orchestrator.launch import run_in_process
 from orchestrator.metrics import AccuracyMatrix, Flips
 from orchestrator.report.forgetting import explain
+from orchestrator.store import SqlRunStore
 from orchestrator.store.base import RunStatus
 from orchestrator.summary import show
 from strategies.errors import ConfigError
@@ -56,6 +57,20 @@ def test_the_same_seed_gives_the_same_bits(home, run_here):
     first, second = run_here(tiny_config()), run_here(tiny_config())
     assert_same_bits(home, first, second)
     assert traffic(home, first) == traffic(home, second)
+
+
+def test_no_step_reads_what_is_on_record(home, monkeypatch):
+    """Else a round would take the longer, the more of them there were."""
+
+    def read(*_: object) -> None:
+        raise AssertionError("the whole record was read")
+
+    monkeypatch.setattr(SqlRunStore, "rounds", read)
+    config = tiny_config()
+    run_id = submit(config, home)
+    assert run_in_process(run_id, config, home, on_progress=lambda: None) is RunStatus.COMPLETED, (
+        home.store().get_run(run_id).reason
+    )
 
 
 def test_another_seed_gives_other_bits(home, run_here):

@@ -150,6 +150,8 @@ def test_a_bad_override_is_a_fault(run_file):
 def test_digest_names_semantics_only():
     config = a_config()
     assert a_config(name="other", federation__transport="ray").digest() == config.digest()
+    cluster = a_config(federation__transport="ray", federation__ray_address="head:6379")
+    assert cluster.digest() == config.digest()
     assert a_config(seed=1).digest() != config.digest()
     assert a_config(strategy__rank__rank=3).digest() != config.digest()
 

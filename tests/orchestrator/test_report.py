@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -18,17 +19,18 @@ from orchestrator.figures.bars import Stack, bars
 from orchestrator.figures.frame import Frame
 from orchestrator.figures.lines import Line, lines
 from orchestrator.figures.scores import accuracy_curves
-from orchestrator.report import render_comparison, render_report
+from orchestrator.report import RepliesSeen, render_comparison, render_report
 from orchestrator.report.forgetting import explain
 from orchestrator.report.reading import in_words
-from orchestrator.report.tables import MOST_COLUMNS, failures, rank_map
+from orchestrator.report.tables import MOST_COLUMNS, rank_map
 from orchestrator.report.writing import duration, number, setting, size
 from orchestrator.summary import show
 from tests.orchestrator.recorded_run import TASKS, recorded_run
 
 NOW = datetime(2026, 3, 4, 6, 0, tzinfo=UTC)
-SHOWN = show(*recorded_run(name="forgetful", kept=0.6))
-PAGE = render_report(SHOWN, generated_at=NOW)
+RECORDED = recorded_run(name="forgetful", kept=0.6)
+SHOWN, SEEN = show(*RECORDED), RepliesSeen.of(RECORDED[1])
+PAGE = render_report(SHOWN, SEEN, generated_at=NOW)
 COMPARISON = render_comparison([SHOWN, show(*recorded_run())])
 VOID = {"meta", "br", "wbr"}
 
@@ -120,8 +122,9 @@ def test_curves_of_good_accuracies_are_drawn_large():
 
 def test_joint_training_is_not_said_to_have_forgotten():
     run, rounds, events = recorded_run()
-    joint = show(run, [r for r in rounds if r.kind == "train" or r.task_index in (-1, 4)], events)
-    page = text_of(render_report(joint, generated_at=NOW))
+    rounds = [r for r in rounds if r.kind == "train" or r.task_index in (-1, 4)]
+    joint = show(run, rounds, events)
+    page = text_of(render_report(joint, RepliesSeen.of(rounds), generated_at=NOW))
     assert "scored only at the end" in page
     assert "has lost most" not in page
     assert "all tasks at once" in page
@@ -131,7 +134,9 @@ def test_joint_training_is_not_said_to_have_forgotten():
 @pytest.mark.parametrize("count", [0, 1, 2, 6])
 def test_a_run_under_way_has_a_page_at_every_point(count):
     run, rounds, events = recorded_run()
-    text_of(render_report(show(run, rounds[:count], events), generated_at=NOW))
+    some = rounds[:count]
+    shown = show(run, some, events)
+    text_of(render_report(shown, RepliesSeen.of(some), generated_at=NOW))
 
 
 def test_what_people_wrote_is_text():
@@ -144,10 +149,18 @@ def test_what_people_wrote_is_text():
     for client in shown["clients"]:
         client["client_id"] = hostile
         client["ranks"] = {hostile: 2}
-    for reply in (reply for r in shown["rounds"] for reply in r["replies"]):
-        reply["client_id"], reply["failure_detail"] = hostile, hostile
+    seen = RepliesSeen.of(
+        replace(
+            record,
+            replies=tuple(
+                replace(reply, client_id=hostile, failure_detail=hostile)
+                for reply in record.replies
+            ),
+        )
+        for record in RECORDED[1]
+    )
     shown["status"] = "failed"
-    for page in (render_report(shown, generated_at=NOW), render_comparison([shown, SHOWN])):
+    for page in (render_report(shown, seen, generated_at=NOW), render_comparison([shown, SHOWN])):
         assert "<img" not in page
         assert "{{ 7 * 7 }}" in text_of(page)
 
@@ -185,11 +198,11 @@ def test_columns_that_do_not_fit_are_counted():
     template = shown["clients"][0]
     shown["clients"] = [template | {"client_id": f"c{i}", "ranks": {"k": i + 1}} for i in range(60)]
     assert rank_map(shown)["hidden"] == 60 - MOST_COLUMNS
-    assert f"{60 - MOST_COLUMNS} more columns" in render_report(shown, generated_at=NOW)
+    assert f"{60 - MOST_COLUMNS} more columns" in render_report(shown, SEEN, generated_at=NOW)
 
 
 def test_failures_are_gathered_by_client_and_reason():
-    assert [(f["client_id"], f["reason"], f["count"], f["steps"]) for f in failures(SHOWN)] == [
+    assert [(f["client_id"], f["reason"], f["count"], f["steps"]) for f in SEEN.failures()] == [
         ("client-2", "deadline", 2, "3, 4"),
         ("client-7", "not-finite", 1, "10"),
     ]

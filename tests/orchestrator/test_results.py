@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from orchestrator.report import render_comparison, render_report
+from orchestrator.report import RepliesSeen, render_comparison, render_report
 from orchestrator.store.base import RunStatus
 from orchestrator.summary import compare, run_listing, show
 from tests.contract.test_run_store import a_reply, a_round, new_run, score_of
@@ -46,6 +46,11 @@ def finished(home):
 
 def shown(store, run_id):
     return show(store.get_run(run_id), store.rounds(run_id), store.events(run_id))
+
+
+def page_of(store, run_id):
+    seen, now = RepliesSeen.of(store.rounds(run_id)), datetime(2026, 1, 2, tzinfo=UTC)
+    return render_report(shown(store, run_id), seen, generated_at=now)
 
 
 def test_show_has_the_documented_keys_and_is_strict_json(finished):
@@ -93,7 +98,7 @@ def test_comparing_names_exactly_the_settings_that_differ(finished):
 def test_pages_are_self_contained_and_escape_what_people_wrote(finished):
     result = shown(*finished)
     for page in (
-        render_report(result, generated_at=datetime(2026, 1, 2, tzinfo=UTC)),
+        page_of(*finished),
         render_comparison([result, result]),
     ):
         assert HOSTILE not in page
@@ -103,7 +108,7 @@ def test_pages_are_self_contained_and_escape_what_people_wrote(finished):
 
 
 def test_the_report_shows_matrix_failures_and_what_was_lost(finished):
-    page = render_report(shown(*finished), generated_at=datetime(2026, 1, 2, tzinfo=UTC))
+    page = page_of(*finished)
     assert "0.900" in page
     assert "“first” has lost most, 30.0%" in page
     assert "3 answers did not count" in page
@@ -113,5 +118,5 @@ def test_the_report_shows_matrix_failures_and_what_was_lost(finished):
 def test_a_run_that_has_not_begun_has_a_page_too(home):
     store = home.store()
     run_id = new_run(store).run_id
-    page = render_report(shown(store, run_id), generated_at=datetime(2026, 1, 2, tzinfo=UTC))
+    page = page_of(store, run_id)
     assert "No task has been scored yet" in page

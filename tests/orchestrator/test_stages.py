@@ -15,7 +15,7 @@ from orchestrator.federation import initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.metrics import METRICS, AccuracyMatrix, by_client
 from orchestrator.planner import plan_step
-from orchestrator.report import render_report
+from orchestrator.report import RepliesSeen, render_report
 from orchestrator.rounds import close_step
 from orchestrator.schedule import schedule
 from orchestrator.store.base import ScoreRecord
@@ -236,10 +236,11 @@ def test_rows_are_shown_as_stages():
     assert row_names(shown) == [f"stage {i}" for i in range(1, 6)]
     assert plain["learnt_at"] == [1, 2, 3, 4, 5]
     assert shown["learnt_at"] != plain["learnt_at"]
-    page = render_report(shown, generated_at=datetime.now(UTC))
+    now, seen = datetime.now(UTC), RepliesSeen.of(rounds)
+    page = render_report(shown, seen, generated_at=now)
     assert '<th scope="row">stage 3</th>' in page
     assert "Rows are stages" in page
-    assert "Rows are stages" not in render_report(plain, generated_at=datetime.now(UTC))
+    assert "Rows are stages" not in render_report(plain, seen, generated_at=now)
     live = {"task": 5, "phase": "training", "stages": 6, "round": 0, "rounds_in_task": 2}
     assert str(_where(live, ("a", "b"))).startswith("stage 6 of 6, round 1 of 2")
 

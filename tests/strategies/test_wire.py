@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,6 +163,27 @@ def test_failure_and_recipe_and_profile_round_trips():
     received, arrived = decode_profile(encode_profile(profile, values))
     assert received == profile
     assert arrived.keys() == values.keys()
+
+
+def test_what_many_clients_say_alike_is_in_memory_once():
+    """Ten thousand descriptions of one model would be what a server's memory goes to."""
+    profile = ClientProfile(
+        client_id=ClientId("c"),
+        kind="cpu",
+        device="2 CPUs",
+        memory_bytes=1,
+        tasks=(TaskInfo(name="t", labels=("a", "b")),),
+        num_train=(4,),
+        num_test=(2,),
+        model=ModelDescription(base_digest="d", num_parameters=15, num_blocks=1, groups=()),
+    )
+    one, _ = decode_profile(encode_profile(profile, {}))
+    other, _ = decode_profile(encode_profile(replace(profile, client_id=ClientId("e")), {}))
+    assert one.client_id != other.client_id
+    assert one.model is other.model
+    assert one.tasks is other.tasks
+    larger = replace(profile.model, num_parameters=16)
+    assert decode_profile(encode_profile(replace(profile, model=larger), {}))[0].model == larger
 
 
 def test_flower_record_carries_the_bytes_unchanged():
