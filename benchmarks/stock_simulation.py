@@ -45,7 +45,8 @@ class Timings:
 
     ``rounds`` are from the first message of a round to its aggregated state (ours: committed);
     ``compute`` and ``training`` are the sums, over all clients of a round, of what the client's
-    handler took and of its optimizer loop alone; ``first_step`` and ``total`` count from the command.
+    handler took and of its optimizer loop alone; ``first_step`` and ``total`` count from the
+    command.
     """
 
     first_step: float

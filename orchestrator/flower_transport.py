@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from flwr.app import MessageType
-from flwr.serverapp import Grid
 
 from orchestrator.attendance import Changes, LateReply
 from orchestrator.buffer import Pair
@@ -18,7 +17,7 @@ from orchestrator.federation import Federation, agree
 from orchestrator.flower_courier import HAS_LEFT, WAS_GONE, Courier, Lookout
 from orchestrator.flower_flights import POLL_SECONDS, Flights, reply_of
 from orchestrator.flower_nodes import Nodes
-from orchestrator.flower_post import Node, Post
+from orchestrator.flower_post import Grid, Node, Post
 from orchestrator.plans import Order
 from orchestrator.spool import Refusal, Spool
 from orchestrator.transport import OnWait, late
@@ -83,7 +82,7 @@ class FlowerTransport:
             if there >= at_least or asked_all or time.monotonic() >= deadline:
                 return self._nodes.changes()
             on_wait(there)
-            time.sleep(POLL_SECONDS)
+            self._post.rest(POLL_SECONDS)
 
     def late_replies(self) -> tuple[LateReply, ...]:
         return self._post.late()
@@ -185,4 +184,4 @@ class FlowerTransport:
             if not in_time:
                 return
             if pending:
-                time.sleep(POLL_SECONDS)
+                self._post.rest(POLL_SECONDS)

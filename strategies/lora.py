@@ -193,7 +193,7 @@ def leading(a: Matrix, b: Matrix, count: int) -> Decomposition:
     if a.shape[1] > b.shape[0]:
         u, s, v, rest = leading(b.T, a.T, count)
         return Decomposition(v.T, s, u.T, rest)
-    r_a = np.linalg.qr(a.T, mode="r")
+    r_a = np.asarray(np.linalg.qr(a.T, mode="r"))
     gram = r_a @ (b.T @ b) @ r_a.T
     vectors = np.linalg.eigh(gram)[1][:, : -count - 1 : -1]  # eigh's values ascend
     u, s, _ = np.linalg.svd(b @ (r_a.T @ vectors), full_matrices=False)

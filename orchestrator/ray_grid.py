@@ -1,0 +1,169 @@
+"""A grid of simulated clients: Flower messages to a ClientApp in Ray actors that stay for the run.
+
+Flower's own simulation runtime looks for messages every 0.1 s and gives an actor its next one when
+the last answer has been taken from it.  Here an actor has its next message before it is done with
+the one at hand, and whoever waits for answers is woken by the first.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import ray
+from flwr.app import Context, Error, Message, RecordDict, UserConfig
+from flwr.clientapp import ClientApp
+from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
+from flwr.supercore.task_identity import TaskIdentity
+
+from orchestrator.cores import usable_cores
+
+_SERVER: Final = 1  # the number Flower gives the node of the server
+_FIRST_NODE: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedNode:
+    """A node as Flower tells of it."""
+
+    node_id: int
+    last_activated_at: str = ""
+
+
+class _Host:
+    """A process that answers for any client, one message at a time."""
+
+    def __init__(self, make_app: Callable[[], ClientApp]) -> None:
+        self._app = make_app()
+
+    def answer(self, message: Message, context: Context) -> Message:
+        """The app's reply; what it raises is the client's failure."""
+        try:
+            return self._app(message, context)
+        except Exception as error:  # noqa: BLE001 - at the edge of the process
+            why = f"{type(error).__name__}: {error}"
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, why), reply_to=message)
+
+
+@dataclass(slots=True)
+class RayGrid:
+    """Nodes 2, 3, … are the clients of partitions 0, 1, …; ``hosts`` answer for all of them.
+
+    Messages go out in the order they came in, each to the host that has least to do.  A host is
+    given its next message ahead of time, except the last few: those go to whoever is free first.
+    """
+
+    hosts: list[Any]  # Ray's handles have no type
+    num_nodes: int
+    _waiting: deque[Message] = field(default_factory=deque)
+    _under_way: dict[Any, tuple[int, Message]] = field(default_factory=dict)  # by future
+    _answers: dict[str, Message] = field(default_factory=dict)
+    _count: int = 0
+
+    def get_nodes(self) -> Iterable[SimulatedNode]:
+        """All of them, always."""
+        return [SimulatedNode(_FIRST_NODE + index) for index in range(self.num_nodes)]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send; the messages' ids."""
+        names = list[str]()
+        for message in messages:
+            self._count += 1
+            names.append(f"message-{self._count}")
+            message.metadata.__dict__["_message_id"] = names[-1]  # as Flower's grids do
+            self._waiting.append(message)
+        self._hand_out()
+        return names
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The answers that are there; each is handed on once."""
+        self._collect(0.0)
+        return [self._answers.pop(name) for name in message_ids if name in self._answers]
+
+    def wait(self, seconds: float) -> None:
+        """Until an answer comes in, at most so long."""
+        if not self._under_way:
+            time.sleep(seconds)
+        elif not self._answers:
+            self._collect(seconds)
+
+    def _collect(self, seconds: float) -> None:
+        if not self._under_way:
+            return
+        done, _ = ray.wait(list(self._under_way), timeout=seconds)
+        while done:
+            for future in done:
+                _, message = self._under_way.pop(future)
+                self._answers[message.metadata.message_id] = _answer_of(future, message)
+            self._hand_out()
+            done = ray.wait(list(self._under_way), timeout=0)[0] if self._under_way else []
+
+    def _hand_out(self) -> None:
+        loads = [0] * len(self.hosts)
+        for index, _ in self._under_way.values():
+            loads[index] += 1
+        while self._waiting:
+            ahead = len(self._waiting) > len(self.hosts)
+            index = min(range(len(loads)), key=loads.__getitem__)
+            if loads[index] > ahead:
+                return
+            message = self._waiting.popleft()
+            future = self.hosts[index].answer.remote(message, self._context(message))
+            self._under_way[future] = (index, message)
+            loads[index] += 1
+
+    def _context(self, message: Message) -> Context:
+        node = message.metadata.dst_node_id
+        where: UserConfig = {
+            PARTITION_ID_KEY: node - _FIRST_NODE,
+            NUM_PARTITIONS_KEY: self.num_nodes,
+        }
+        return Context(run_id=1, node_id=node, node_config=where, state=RecordDict(), run_config={})
+
+
+def _answer_of(future: Any, message: Message) -> Message:
+    try:
+        answer: Message = ray.get(future)
+    except ray.exceptions.RayError as error:  # Ray starts the host again
+        why = f"its process died: {type(error).__name__}"
+        return Message(Error(ErrorCode.CLIENT_APP_CRASHED, why), reply_to=message)
+    return answer
+
+
+@contextmanager
+def simulated(
+    make_app: Callable[[], ClientApp], num_nodes: int, cpus_per_client: int
+) -> Iterator[RayGrid]:
+    """A grid for as long as it is used, on a Ray of our own or the one ``RAY_ADDRESS`` names.
+
+    As many hosts as its CPUs allow; ``make_app`` is called once in each.
+    """
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, _SERVER
+    ray.init(**_ray_arguments())
+    try:
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        cpus = int(resources.get("CPU", 1))
+        needed = min(cpus_per_client, cpus)
+        host = ray.remote(num_cpus=needed, max_restarts=-1)(_Host)
+        yield RayGrid([host.remote(make_app) for _ in range(cpus // needed)], num_nodes)
+    finally:
+        ray.shutdown()
+
+
+def _ray_arguments() -> dict[str, Any]:  # Any: Ray takes what it is given
+    """For ``ray.init``: a Ray of our own, or the cluster that ``RAY_ADDRESS`` names.
+
+    The size of a cluster is its own, and Ray refuses to be told another.  Its workers need our data
+    directory at the same path, because a client may be simulated on any of them.
+    """
+    quiet: dict[str, Any] = {
+        "include_dashboard": False,
+        "log_to_driver": False,
+        "logging_level": "error",
+    }
+    return quiet if os.environ.get("RAY_ADDRESS") else {"num_cpus": usable_cores(), **quiet}
