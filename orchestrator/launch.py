@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.conduct import conduct
 from orchestrator.config import RunConfig, parse_config
-from orchestrator.deployment.flower import DATABASE_VARIABLE, QUIET
+from orchestrator.deployment.flower import QUIET
 from orchestrator.home import Home
 from orchestrator.signals import handling
 from orchestrator.stopping import GRACE_SECONDS, ask_to_stop, settled
@@ -98,9 +98,10 @@ class Simulation:
         """Carry a submitted run on; everything it prints goes to the run's log."""
         log_path = home.run_folder(run_id) / "run.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
+        transport: str = home.store().get_run(run_id).config["federation"]["transport"]
         with log_path.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "orchestrator.launch", run_id],
+                [sys.executable, "-m", "orchestrator.child", run_id, transport],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -147,8 +148,8 @@ class Simulation:
         self.process.wait()
 
 
-def _carry_on(run_id: str) -> None:
-    """The child process."""
+def carry_on(run_id: str) -> None:
+    """Take a submitted run to its end, in the process that was started for it."""
     home = Home.from_environment()
     config = parse_config(home.store().get_run(run_id).config, source=f"run {run_id}")
     if config.federation.transport == "in-process":
@@ -163,7 +164,6 @@ def _simulate(run_id: str, config: RunConfig, home: Home) -> None:
     from orchestrator.flower_transport import FlowerTransport
     from orchestrator.ray_grid import simulated
 
-    os.environ.pop(DATABASE_VARIABLE, None)  # it may hold a password, and Ray's workers inherit
     federation = config.federation
     settings = ClientSettings(
         cache_folder=home.cache_folder,
@@ -182,7 +182,3 @@ def _client_app(settings: ClientSettings) -> ClientApp:
 
     trainer = local_trainer(settings)
     return make_client_app(lambda _: trainer)
-
-
-if __name__ == "__main__":
-    _carry_on(sys.argv[1])

@@ -7,7 +7,6 @@ the one at hand, and whoever waits for answers is woken by the first.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import NUM_PARTITIONS_KEY, PARTITION_ID_KEY, ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
-from orchestrator.cores import usable_cores
+from orchestrator.ray_start import start_ray
 
 _SERVER: Final = 1  # the number Flower gives the node of the server
 _FIRST_NODE: Final = 2
@@ -144,7 +143,7 @@ def simulated(
     As many hosts as its CPUs allow; ``make_app`` is called once in each.
     """
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, _SERVER
-    ray.init(**_ray_arguments())
+    start_ray()
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         cpus = int(resources.get("CPU", 1))
@@ -153,17 +152,3 @@ def simulated(
         yield RayGrid([host.remote(make_app) for _ in range(cpus // needed)], num_nodes)
     finally:
         ray.shutdown()
-
-
-def _ray_arguments() -> dict[str, Any]:  # Any: Ray takes what it is given
-    """For ``ray.init``: a Ray of our own, or the cluster that ``RAY_ADDRESS`` names.
-
-    The size of a cluster is its own, and Ray refuses to be told another.  Its workers need our data
-    directory at the same path, because a client may be simulated on any of them.
-    """
-    quiet: dict[str, Any] = {
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "logging_level": "error",
-    }
-    return quiet if os.environ.get("RAY_ADDRESS") else {"num_cpus": usable_cores(), **quiet}

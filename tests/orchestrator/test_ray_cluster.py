@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from orchestrator.ray_grid import _ray_arguments
+from orchestrator.ray_start import _ray_arguments
 
 
 def test_the_size_of_a_cluster_is_its_own(monkeypatch):
-    monkeypatch.setattr("orchestrator.ray_grid.usable_cores", lambda: 3)
+    monkeypatch.setattr("orchestrator.ray_start.usable_cores", lambda: 3)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert _ray_arguments()["num_cpus"] == 3
     monkeypatch.setenv("RAY_ADDRESS", "ray-head:6379")

@@ -1,0 +1,28 @@
+"""The process of a run: ``python -m orchestrator.child RUN ray|in-process``.
+
+Starting Ray is waiting for its processes, and loading our own modules is work: both at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from threading import Thread
+
+
+def main(run_id: str, transport: str) -> None:
+    """Carry a submitted run on to its end."""
+    loading = Thread(target=import_module, args=("orchestrator.launch",))
+    loading.start()
+    if transport == "ray":
+        from orchestrator.ray_start import start_ray
+
+        start_ray()
+    loading.join()
+    from orchestrator.launch import carry_on
+
+    carry_on(run_id)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
