@@ -20,6 +20,7 @@ from strategies.limits import readable
 from strategies.types import Assignment, FailureReason
 from strategies.wire import from_record, to_record
 
+_UNASKED_SECONDS: Final = 0.25  # for which a grid that wakes us is not asked anything
 _REASONS: Final = {
     # Before a letter's own time is up, Flower has lost it only if the node was removed.
     ErrorCode.MESSAGE_UNAVAILABLE: FailureReason.UNREACHABLE,
@@ -139,9 +140,9 @@ class Post:
                 letter.answered = True
 
     def rest(self, seconds: float) -> None:
-        """Let so much time pass, less if the grid knows that something has come in."""
+        """Let so much time pass; a grid that knows when something comes in may be left alone."""
         if isinstance(self.grid, Waking):
-            self.grid.wait(seconds)
+            self.grid.wait(max(seconds, _UNASKED_SECONDS))
         else:
             time.sleep(seconds)
 

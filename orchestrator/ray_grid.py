@@ -86,10 +86,10 @@ class RayGrid:
 
     def wait(self, seconds: float) -> None:
         """Until an answer comes in, at most so long."""
-        if not self._under_way:
-            time.sleep(seconds)
-        elif not self._answers:
+        if self._under_way:
             self._collect(seconds)
+        else:
+            time.sleep(seconds)
 
     def _collect(self, seconds: float) -> None:
         if not self._under_way:
