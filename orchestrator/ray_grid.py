@@ -96,11 +96,24 @@ class RayGrid:
             return
         done, _ = ray.wait(list(self._under_way), timeout=seconds)
         while done:
-            for future in done:
-                _, message = self._under_way.pop(future)
-                self._answers[message.metadata.message_id] = _answer_of(future, message)
+            self._take(done[0])
             self._hand_out()
             done = ray.wait(list(self._under_way), timeout=0)[0] if self._under_way else []
+
+    def _take(self, future: Any) -> None:
+        """Keep an answer; of a host that died, what it was at has failed, and the rest waits on."""
+        index, message = self._under_way.pop(future)
+        name = message.metadata.message_id
+        try:
+            self._answers[name] = ray.get(future)
+        except ray.exceptions.RayError as error:  # Ray starts the host again
+            why = f"its process died: {type(error).__name__}"
+            self._answers[name] = Message(
+                Error(ErrorCode.CLIENT_APP_CRASHED, why), reply_to=message
+            )
+            behind = [x for x, (host, _) in self._under_way.items() if host == index]
+            for other in reversed(behind):
+                self._waiting.appendleft(self._under_way.pop(other)[1])
 
     def _hand_out(self) -> None:
         loads = [0] * len(self.hosts)
@@ -123,15 +136,6 @@ class RayGrid:
             NUM_PARTITIONS_KEY: self.num_nodes,
         }
         return Context(run_id=1, node_id=node, node_config=where, state=RecordDict(), run_config={})
-
-
-def _answer_of(future: Any, message: Message) -> Message:
-    try:
-        answer: Message = ray.get(future)
-    except ray.exceptions.RayError as error:  # Ray starts the host again
-        why = f"its process died: {type(error).__name__}"
-        return Message(Error(ErrorCode.CLIENT_APP_CRASHED, why), reply_to=message)
-    return answer
 
 
 @contextmanager

@@ -102,6 +102,18 @@ def test_a_host_that_dies_is_that_clients_failure(fake_ray):
     assert answer.metadata.reply_to_message_id == name
 
 
+def test_what_a_dead_host_was_to_do_next_is_done_all_the_same(fake_ray):
+    grid = RayGrid([Host()], 3)
+    first, second, third = pushed(grid, 3)
+    assert grid.hosts[0].given == [first, second]
+    fake_ray.dead.add(first)
+    (answer,) = grid.pull_messages([first, second, third])
+    assert answer.metadata.reply_to_message_id == first
+    assert grid.hosts[0].given == [first, second, second]
+    fake_ray.done |= {second, third}
+    assert len(list(grid.pull_messages([second, third]))) == 2
+
+
 def test_a_node_is_told_its_partition(fake_ray):
     grid = RayGrid([Host()], 3)
     names = pushed(grid, 3)
