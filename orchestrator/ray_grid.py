@@ -51,18 +51,24 @@ class _Host:
 
 @dataclass(slots=True)
 class RayGrid:
-    """Nodes 2, 3, … are the clients of partitions 0, 1, …; ``hosts`` answer for all of them.
+    """Nodes 2, 3, … are the clients of partitions 0, 1, …; ``num_hosts`` actors answer for all.
 
     Messages go out in the order they came in, each to the host that has least to do.  A host is
     given its next message ahead of time, except the last few: those go to whoever is free first.
+    One that dies is replaced.
     """
 
-    hosts: list[Any]  # Ray's handles have no type
+    new_host: Callable[[], Any]  # Ray's handles have no type
+    num_hosts: int
     num_nodes: int
+    _hosts: list[Any] = field(init=False)
     _waiting: deque[Message] = field(default_factory=deque)
     _under_way: dict[Any, tuple[int, Message]] = field(default_factory=dict)  # by future
     _answers: dict[str, Message] = field(default_factory=dict)
     _count: int = 0
+
+    def __post_init__(self) -> None:
+        self._hosts = [self.new_host() for _ in range(self.num_hosts)]
 
     def get_nodes(self) -> Iterable[SimulatedNode]:
         """All of them, always."""
@@ -106,26 +112,27 @@ class RayGrid:
         name = message.metadata.message_id
         try:
             self._answers[name] = ray.get(future)
-        except ray.exceptions.RayError as error:  # Ray starts the host again
+        except ray.exceptions.RayError as error:
             why = f"its process died: {type(error).__name__}"
             self._answers[name] = Message(
                 Error(ErrorCode.CLIENT_APP_CRASHED, why), reply_to=message
             )
+            self._hosts[index] = self.new_host()
             behind = [x for x, (host, _) in self._under_way.items() if host == index]
             for other in reversed(behind):
                 self._waiting.appendleft(self._under_way.pop(other)[1])
 
     def _hand_out(self) -> None:
-        loads = [0] * len(self.hosts)
+        loads = [0] * self.num_hosts
         for index, _ in self._under_way.values():
             loads[index] += 1
         while self._waiting:
-            ahead = len(self._waiting) > len(self.hosts)
+            ahead = len(self._waiting) > self.num_hosts
             index = min(range(len(loads)), key=loads.__getitem__)
             if loads[index] > ahead:
                 return
             message = self._waiting.popleft()
-            future = self.hosts[index].answer.remote(message, self._context(message))
+            future = self._hosts[index].answer.remote(message, self._context(message))
             self._under_way[future] = (index, message)
             loads[index] += 1
 
@@ -152,7 +159,7 @@ def simulated(
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         cpus = int(resources.get("CPU", 1))
         needed = min(cpus_per_client, cpus)
-        host = ray.remote(num_cpus=needed, max_restarts=-1)(_Host)
-        yield RayGrid([host.remote(make_app) for _ in range(cpus // needed)], num_nodes)
+        host = ray.remote(num_cpus=needed)(_Host)
+        yield RayGrid(lambda: host.remote(make_app), cpus // needed, num_nodes)
     finally:
         ray.shutdown()

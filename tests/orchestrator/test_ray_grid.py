@@ -66,9 +66,9 @@ def pushed(grid, count):
 
 
 def test_hosts_have_a_message_ahead_but_the_last_go_to_whoever_is_free(fake_ray):
-    grid = RayGrid([Host(), Host()], 8)
+    grid = RayGrid(Host, 2, 8)
     names = pushed(grid, 7)
-    one, other = (host.given for host in grid.hosts)
+    one, other = (host.given for host in grid._hosts)
     assert (one, other) == (names[0:3:2], names[1:4:2])
     fake_ray.done.add(names[0])
     assert grid.pull_messages(names) == [f"answer to {names[0]}"]
@@ -85,7 +85,7 @@ def test_hosts_have_a_message_ahead_but_the_last_go_to_whoever_is_free(fake_ray)
 
 
 def test_an_answer_is_handed_on_once_and_only_to_who_asks_for_it(fake_ray):
-    grid = RayGrid([Host()], 2)
+    grid = RayGrid(Host, 1, 2)
     first, second = pushed(grid, 2)
     fake_ray.done |= {first, second}
     assert grid.pull_messages([second]) == [f"answer to {second}"]
@@ -94,7 +94,7 @@ def test_an_answer_is_handed_on_once_and_only_to_who_asks_for_it(fake_ray):
 
 
 def test_a_host_that_dies_is_that_clients_failure(fake_ray):
-    grid = RayGrid([Host()], 1)
+    grid = RayGrid(Host, 1, 1)
     (name,) = pushed(grid, 1)
     fake_ray.dead.add(name)
     (answer,) = grid.pull_messages([name])
@@ -103,29 +103,31 @@ def test_a_host_that_dies_is_that_clients_failure(fake_ray):
 
 
 def test_what_a_dead_host_was_to_do_next_is_done_all_the_same(fake_ray):
-    grid = RayGrid([Host()], 3)
+    grid = RayGrid(Host, 1, 3)
     first, second, third = pushed(grid, 3)
-    assert grid.hosts[0].given == [first, second]
+    dying = grid._hosts[0]
+    assert dying.given == [first, second]
     fake_ray.dead.add(first)
     (answer,) = grid.pull_messages([first, second, third])
     assert answer.metadata.reply_to_message_id == first
-    assert grid.hosts[0].given == [first, second, second]
+    assert dying.given == [first, second]
+    assert grid._hosts[0].given == [second]
     fake_ray.done |= {second, third}
     assert len(list(grid.pull_messages([second, third]))) == 2
 
 
 def test_a_node_is_told_its_partition(fake_ray):
-    grid = RayGrid([Host()], 3)
+    grid = RayGrid(Host, 1, 3)
     names = pushed(grid, 3)
     for name in names:
         fake_ray.done.add(name)
         grid.pull_messages(names)
-    places = [dict(context.node_config) for context in grid.hosts[0].contexts]
+    places = [dict(context.node_config) for context in grid._hosts[0].contexts]
     assert places == [{"partition-id": i, "num-partitions": 3} for i in range(3)]
 
 
 def test_who_waits_is_woken_by_the_first_answer(fake_ray):
-    grid = RayGrid([Host()], 1)
+    grid = RayGrid(Host, 1, 1)
     assert isinstance(grid, Waking)
     pushed(grid, 1)
     grid.wait(7.0)
