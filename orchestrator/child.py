@@ -12,7 +12,7 @@ from threading import Thread
 
 def main(run_id: str, transport: str) -> None:
     """Carry a submitted run on to its end."""
-    loading = Thread(target=import_module, args=("orchestrator.launch",))
+    loading = Thread(target=_load)
     loading.start()
     if transport == "ray":
         from orchestrator.ray_start import start_ray
@@ -22,6 +22,11 @@ def main(run_id: str, transport: str) -> None:
     from orchestrator.launch import carry_on
 
     carry_on(run_id)
+
+
+def _load() -> None:
+    for name in ("conduct", "flower_transport", "launch"):
+        import_module(f"orchestrator.{name}")
 
 
 if __name__ == "__main__":

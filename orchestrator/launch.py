@@ -20,14 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from orchestrator.conduct import conduct
-from orchestrator.config import RunConfig, parse_config
 from orchestrator.deployment.flower import QUIET
 from orchestrator.home import Home
 from orchestrator.signals import handling
 from orchestrator.stopping import GRACE_SECONDS, ask_to_stop, settled
 from orchestrator.store.base import ALIVE, RunStatus
-from orchestrator.transport import Endpoint, InProcessTransport
 from strategies.errors import StoreUnreachableError
 from strategies.types import ClientId, client_ids
 
@@ -35,6 +32,8 @@ if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
 
     from clients.settings import ClientSettings
+    from orchestrator.config import RunConfig
+    from orchestrator.transport import Endpoint
 
 _LOOK_SECONDS: Final = 0.25
 # glibc would give every large temporary of a training step back to the kernel and fetch it anew,
@@ -55,6 +54,8 @@ def run_in_process(
     """
     from clients.settings import ClientSettings
     from clients.trainer import LocalTrainer
+    from orchestrator.conduct import conduct
+    from orchestrator.transport import InProcessTransport
 
     trainer = LocalTrainer(
         ClientSettings(
@@ -150,6 +151,8 @@ class Simulation:
 
 def carry_on(run_id: str) -> None:
     """Take a submitted run to its end, in the process that was started for it."""
+    from orchestrator.config import parse_config
+
     home = Home.from_environment()
     config = parse_config(home.store().get_run(run_id).config, source=f"run {run_id}")
     if config.federation.transport == "in-process":
@@ -161,6 +164,7 @@ def carry_on(run_id: str) -> None:
 def _simulate(run_id: str, config: RunConfig, home: Home) -> None:
     """Our ServerApp's work in this process, our ClientApp in Ray's."""
     from clients.settings import ClientSettings
+    from orchestrator.conduct import conduct
     from orchestrator.flower_transport import FlowerTransport
     from orchestrator.ray_grid import simulated
 
