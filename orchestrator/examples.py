@@ -5,11 +5,12 @@ from __future__ import annotations
 import tomllib
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from orchestrator.config import RunConfig, parse_config
-from strategies.catalog import nearest
 from strategies.errors import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from orchestrator.config import RunConfig
 
 NAMES: Final = ("digits", "clinc150", "instruct", "rotated", "remember")
 
@@ -20,6 +21,8 @@ def example_text(name: str) -> str:
     Raises: ConfigError naming the known examples.
     """
     if name not in NAMES:
+        from strategies.catalog import nearest
+
         fault = Fault("example", repr(name), f"one of {', '.join(NAMES)}", nearest(name, NAMES))
         raise ConfigError("example", [fault])
     packaged = files("orchestrator") / "run_files" / f"{name}.toml"
@@ -30,4 +33,6 @@ def example_text(name: str) -> str:
 
 def example_config(name: str) -> RunConfig:
     """The example, validated."""
+    from orchestrator.config import parse_config
+
     return parse_config(tomllib.loads(example_text(name)), source=f"examples/{name}.toml")

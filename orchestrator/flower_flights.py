@@ -77,7 +77,7 @@ class Flights:
             on_wait(len(taken))
             if enough(taken) or not self._under_way or not in_time:
                 return taken
-            time.sleep(POLL_SECONDS)
+            self.post.rest(POLL_SECONDS)
 
     def drop(self) -> list[Pair]:
         """Wait for nothing any more: what is under way, as if it had come too late."""

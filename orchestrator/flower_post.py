@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import httpx
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
-from flwr.serverapp import Grid
 from flwr.supercore.run import RunNotRunningException
 
 from orchestrator.attendance import LateReply
@@ -21,6 +20,7 @@ from strategies.limits import readable
 from strategies.types import Assignment, FailureReason
 from strategies.wire import from_record, to_record
 
+_UNASKED_SECONDS: Final = 0.25  # for which a grid that wakes us is not asked anything
 _REASONS: Final = {
     # Before a letter's own time is up, Flower has lost it only if the node was removed.
     ErrorCode.MESSAGE_UNAVAILABLE: FailureReason.UNREACHABLE,
@@ -38,6 +38,41 @@ class Node(NamedTuple):
 
     number: int
     since: str
+
+
+class Known(Protocol):
+    """A node as a grid tells of it."""
+
+    @property
+    def node_id(self) -> int: ...
+
+    @property
+    def last_activated_at(self) -> str: ...
+
+
+class Grid(Protocol):
+    """What of a Flower grid is used."""
+
+    def get_nodes(self) -> Iterable[Known]:
+        """The nodes that are connected."""
+        ...
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send; the messages' ids."""
+        ...
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The answers that are there."""
+        ...
+
+
+@runtime_checkable
+class Waking(Protocol):
+    """A grid that need not be asked again and again."""
+
+    def wait(self, seconds: float) -> None:
+        """Until an answer comes in, at most so long."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,6 +138,13 @@ class Post:
             else:
                 self._note(letter, content)
                 letter.answered = True
+
+    def rest(self, seconds: float) -> None:
+        """Let so much time pass; a grid that knows when something comes in may be left alone."""
+        if isinstance(self.grid, Waking):
+            self.grid.wait(max(seconds, _UNASKED_SECONDS))
+        else:
+            time.sleep(seconds)
 
     def close(self, letters: Collection[str]) -> None:
         """Wait no longer for the answers to these."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from flwr.app import MessageType
-from flwr.serverapp import Grid
 
 from orchestrator.attendance import Changes, LateReply
 from orchestrator.buffer import Pair
@@ -18,7 +18,7 @@ from orchestrator.federation import Federation, agree
 from orchestrator.flower_courier import HAS_LEFT, WAS_GONE, Courier, Lookout
 from orchestrator.flower_flights import POLL_SECONDS, Flights, reply_of
 from orchestrator.flower_nodes import Nodes
-from orchestrator.flower_post import Node, Post
+from orchestrator.flower_post import Grid, Node, Post
 from orchestrator.plans import Order
 from orchestrator.spool import Refusal, Spool
 from orchestrator.transport import OnWait, late
@@ -28,6 +28,8 @@ from strategies.wire import decode_profile, encode_recipe
 
 # So many clients are asked for the base values before giving up.
 _ASKED_FOR_VALUES: Final = 3
+
+_STEPS_PER_OCTAVE: Final = 7  # 2^(1/7) is 1.10
 
 _Sent = dict[str, tuple[ClientId, Node]]
 """Letters with the client each is for and the node it went to."""
@@ -83,7 +85,7 @@ class FlowerTransport:
             if there >= at_least or asked_all or time.monotonic() >= deadline:
                 return self._nodes.changes()
             on_wait(there)
-            time.sleep(POLL_SECONDS)
+            self._post.rest(POLL_SECONDS)
 
     def late_replies(self) -> tuple[LateReply, ...]:
         return self._post.late()
@@ -152,12 +154,15 @@ class FlowerTransport:
     def _send_all(
         self, orders: Sequence[Order], spool: Spool, timeout_seconds: float
     ) -> tuple[_Sent, list[int], list[float]]:
-        """Send every order that has a node; the letters, and every message's size and time."""
-        sent, sizes, pushed = _Sent(), list[int](), list[float]()
-        for index, order in enumerate(orders):
+        """Send every order that has a node; the letters, and every message's size and time.
+
+        Clients that share processors end sooner together if those with most to do begin.
+        """
+        sent, sizes, pushed = _Sent(), [0] * len(orders), [0.0] * len(orders)
+        for index in longest_first(orders):
+            order = orders[index]
             handed = self._courier.hand_over(order, timeout_seconds)
-            sizes.append(handed.num_bytes)
-            pushed.append(handed.at)
+            sizes[index], pushed[index] = handed.num_bytes, handed.at
             if handed.letter is None:
                 spool.put(index, WAS_GONE, 0.0)
             else:
@@ -185,4 +190,16 @@ class FlowerTransport:
             if not in_time:
                 return
             if pending:
-                time.sleep(POLL_SECONDS)
+                self._post.rest(POLL_SECONDS)
+
+
+def longest_first(orders: Sequence[Order]) -> list[int]:
+    """Places of ``orders``, those that are expected to take longest first.
+
+    What differs by a tenth counts as equal and keeps its order, in which replies are read.
+    """
+    steps = [
+        round(_STEPS_PER_OCTAVE * math.log2(x)) if (x := order.expected_seconds) > 0 else 0
+        for order in orders
+    ]
+    return sorted(range(len(orders)), key=lambda index: -steps[index])

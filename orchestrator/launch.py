@@ -1,10 +1,9 @@
-"""How a run gets its clients: in this process, or a Flower simulation on Ray in a child process.
+"""How a run gets its clients: in this process, or simulated on Ray from a child process.
 
-This is the one place where server and clients meet, and the only one that knows how Flower is
-launched.  The simulation is started through ``run_simulation`` and not through ``flwr run``: the
-same ServerApp, ClientApp and Ray backend, but no SuperLink to start, nothing left running
-afterwards and no touch of the user's Flower settings.  Flower marks the function as deprecated,
-which is why the range of flwr is narrow.
+This is the one place where server and clients meet.  A simulation has the same transport, messages
+and ClientApp as a federation, over a grid of our own (``ray_grid.py``) and not through ``flwr
+run``: no SuperLink to start, nothing left running afterwards and no touch of the user's Flower
+settings.
 """
 
 from __future__ import annotations
@@ -19,19 +18,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-from orchestrator.conduct import conduct
-from orchestrator.config import RunConfig, parse_config
-from orchestrator.cores import usable_cores
-from orchestrator.deployment.flower import DATABASE_VARIABLE, QUIET
+from orchestrator.deployment.flower import QUIET
 from orchestrator.home import Home
 from orchestrator.signals import handling
 from orchestrator.stopping import GRACE_SECONDS, ask_to_stop, settled
 from orchestrator.store.base import ALIVE, RunStatus
-from orchestrator.transport import Endpoint, InProcessTransport
 from strategies.errors import StoreUnreachableError
 from strategies.types import ClientId, client_ids
+
+if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+
+    from clients.settings import ClientSettings
+    from orchestrator.config import RunConfig
+    from orchestrator.transport import Endpoint
 
 _LOOK_SECONDS: Final = 0.25
 # glibc would give every large temporary of a training step back to the kernel and fetch it anew,
@@ -52,6 +54,8 @@ def run_in_process(
     """
     from clients.settings import ClientSettings
     from clients.trainer import LocalTrainer
+    from orchestrator.conduct import conduct
+    from orchestrator.transport import InProcessTransport
 
     trainer = LocalTrainer(
         ClientSettings(
@@ -95,9 +99,11 @@ class Simulation:
         """Carry a submitted run on; everything it prints goes to the run's log."""
         log_path = home.run_folder(run_id) / "run.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
+        federation = home.store().get_run(run_id).config["federation"]
+        words = [run_id, federation["transport"], federation.get("ray_address") or ""]
         with log_path.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "orchestrator.launch", run_id],
+                [sys.executable, "-m", "orchestrator.child", *words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -144,8 +150,10 @@ class Simulation:
         self.process.wait()
 
 
-def _carry_on(run_id: str) -> None:
-    """The child process."""
+def carry_on(run_id: str) -> None:
+    """Take a submitted run to its end, in the process that was started for it."""
+    from orchestrator.config import parse_config
+
     home = Home.from_environment()
     config = parse_config(home.store().get_run(run_id).config, source=f"run {run_id}")
     if config.federation.transport == "in-process":
@@ -155,50 +163,27 @@ def _carry_on(run_id: str) -> None:
 
 
 def _simulate(run_id: str, config: RunConfig, home: Home) -> None:
-    """Flower's simulation runtime with our two apps."""
-    from flwr.serverapp import ServerApp
-    from flwr.simulation import run_simulation
-
-    from clients.client_app import local_trainer, make_client_app
+    """Our ServerApp's work in this process, our ClientApp in Ray's, which ``child.py`` started."""
     from clients.settings import ClientSettings
+    from orchestrator.conduct import conduct
     from orchestrator.flower_transport import FlowerTransport
+    from orchestrator.ray_grid import simulated
 
-    os.environ.pop(DATABASE_VARIABLE, None)  # it may hold a password, and Ray's workers inherit
-    threads = config.federation.threads_per_client
+    federation = config.federation
     settings = ClientSettings(
-        cache_folder=home.cache_folder, state_folder=home.client_folder, num_threads=threads
+        cache_folder=home.cache_folder,
+        state_folder=home.client_folder,
+        num_threads=federation.threads_per_client,
     )
-    server_app = ServerApp()
-
-    @server_app.main()
-    def main(grid: object, context: object) -> None:
-        federation = config.federation
-        transport = FlowerTransport(grid, federation.clients, federation.min_clients)  # type: ignore[arg-type]
+    make_app = partial(_client_app, settings)
+    with simulated(make_app, federation.clients, federation.threads_per_client) as grid:
+        transport = FlowerTransport(grid, federation.clients, federation.min_clients)
         conduct(run_id, config, transport, home)
 
-    cores = usable_cores()
-    run_simulation(
-        server_app,
-        make_client_app(lambda _: local_trainer(settings)),
-        num_supernodes=config.federation.clients,
-        backend_config={
-            "client_resources": {"num_cpus": min(threads, cores), "num_gpus": 0.0},
-            "init_args": _ray_arguments(config.federation.ray_address, cores),
-        },
-    )
 
+def _client_app(settings: ClientSettings) -> ClientApp:
+    """A ClientApp with a trainer in its own process, loaded before the first message comes."""
+    from clients.client_app import local_trainer, make_client_app
 
-def _ray_arguments(
-    address: str | None, cores: int
-) -> dict[str, Any]:  # Any: Flower's own union is wider
-    """For ``ray.init``: the cluster at ``address``, or a Ray of our own whatever else is running.
-
-    The size of a cluster is its own, and Ray refuses to be told another.  Its workers need our data
-    directory at the same path, because a client may be simulated on any of them.
-    """
-    quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False}
-    return quiet | ({"address": address} if address else {"address": "local", "num_cpus": cores})
-
-
-if __name__ == "__main__":
-    _carry_on(sys.argv[1])
+    trainer = local_trainer(settings)
+    return make_client_app(lambda _: trainer)

@@ -15,6 +15,7 @@ from orchestrator.recall import RECALL
 from orchestrator.schedule import schedule
 from orchestrator.situation import Situation
 from orchestrator.store.base import RoundKind
+from strategies.cost import CostModel
 from strategies.errors import StrategyError
 from strategies.fitting import TooLarge
 from strategies.protocols import Adaptive
@@ -193,16 +194,17 @@ def _trained(
         if isinstance(own_work, TooLarge):
             notes = (*notes, memory.refusal(client, own_work))
             continue
-        orders.append(
-            at.order(
-                client.client_id,
-                plans,
-                kept.get(client.client_id, {}),
-                left_out,
-                work=own_work,
-                evaluation=_mid_task_evaluation(at),
-            )
+        order = at.order(
+            client.client_id,
+            plans,
+            kept.get(client.client_id, {}),
+            left_out,
+            work=own_work,
+            evaluation=_mid_task_evaluation(at),
         )
+        costs = CostModel.of(view.groups, view.budget, client)
+        expected = costs.compute_seconds(client, plans) or 0.0
+        orders.append(replace(order, expected_seconds=expected))
     if silent:
         notes = (*notes, f"nothing fits their budget, not asked: {listed(silent)}")
     return at.plan(orders, view, notes)

@@ -19,13 +19,15 @@ _MOST_NAMED: Final = 50  # clients in a note
 class Order:
     """An assignment, the tensors that travel with it, and how long an answer may be.
 
-    ``holding`` is what the client has once it has answered.
+    ``holding`` is what the client has once it has answered.  ``expected_seconds`` of local work are
+    0 where nothing is known of the client's speed; they say who is asked first, and nothing else.
     """
 
     assignment: Assignment
     tensors: Tensors
     max_reply_bytes: int
     holding: Holding = field(default_factory=Holding)
+    expected_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from orchestrator.store.base import LEASE, UNDER_WAY, RoundRecord, RunStatus, Ru
 from strategies.arrival import Arrivals
 from strategies.errors import LeaseLostError, RunInterrupted
 
-_PUBLISH_EVERY_SECONDS: Final = 0.5
+_PUBLISH_EVERY_SECONDS: Final = 1.0
 _PHASES: Final = {
     "train": "training",
     "evaluate": "evaluating",
@@ -26,7 +26,7 @@ _PHASES: Final = {
 
 @dataclass(slots=True)
 class Progress:
-    """Keeps the run's lease and publishes its progress with it, at most twice a second.
+    """Keeps the run's lease and publishes its progress with it, at most once a second.
 
     Readers see ``phase``, ``task``, ``round``, ``clients_done`` of ``clients_asked``, ``loss``,
     ``accuracy`` per task, bytes both ways, ``steps_done`` of ``steps`` and the headline metrics;
@@ -89,8 +89,7 @@ class Progress:
         self.shown["clients_done"] = len(record.replies)
         if record.kind == "train":
             self.shown["loss"] = record.metrics.get("loss")
-        self._published = 0.0
-        self.publish()
+        self._published = 0.0  # with what comes next
 
     def measured(self) -> None:
         """A row of the accuracy matrix is complete."""

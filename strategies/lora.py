@@ -31,6 +31,9 @@ from strategies.types import (
 # re-factorisation, so that local training meets factors of the size it was tuned for.
 ROW_NORM = 1 / np.sqrt(3)
 
+# Below so many times the components wanted, ``leading`` computes them all.
+_WORTH_CUTTING = 4
+
 Matrix = NDArray[np.float64]
 
 
@@ -152,11 +155,19 @@ def spectrum(factors: Factors) -> Matrix:
 
 
 class Decomposition(NamedTuple):
-    """b @ a = u · diag(s) · v, s descending; ``u (d_out, q)``, ``s (q,)``, ``v (q, d_in)``."""
+    """b @ a = u · diag(s) · v, s descending; ``u (d_out, q)``, ``s (q,)``, ``v (q, d_in)``.
+
+    ``rest`` is the Frobenius norm of the components that were left out.
+    """
 
     u: Matrix
     s: Matrix
     v: Matrix
+    rest: float = 0.0
+
+    def norm_from(self, index: int) -> float:
+        """Frobenius norm of all components from ``index`` on, those left out among them."""
+        return float(np.hypot(np.linalg.norm(self.s[index:]), self.rest))
 
 
 def decompose(a: Matrix, b: Matrix) -> Decomposition:
@@ -168,6 +179,28 @@ def decompose(a: Matrix, b: Matrix) -> Decomposition:
     q_a, r_a = np.linalg.qr(a.T)
     u, s, v = np.linalg.svd(r_b @ r_a.T, full_matrices=False)
     return Decomposition(q_b @ u, s, v @ q_a.T)
+
+
+def leading(a: Matrix, b: Matrix, count: int) -> Decomposition:
+    """The ``count`` largest components of the SVD of b @ a; all of them where there are few.
+
+    The right singular vectors come from the r × r matrix R bᵀb Rᵀ with aᵀ = QR, and are made exact
+    by a Rayleigh-Ritz step: s has the digits of ``decompose``, ``rest`` half of them, in less than
+    half the time.
+    """
+    if _WORTH_CUTTING * count > min(a.shape[0], a.shape[1], b.shape[0]):
+        return decompose(a, b)
+    if a.shape[1] > b.shape[0]:
+        u, s, v, rest = leading(b.T, a.T, count)
+        return Decomposition(v.T, s, u.T, rest)
+    r_a = np.asarray(np.linalg.qr(a.T, mode="r"))
+    gram = r_a @ (b.T @ b) @ r_a.T
+    vectors = np.linalg.eigh(gram)[1][:, : -count - 1 : -1]  # eigh's values ascend
+    u, s, _ = np.linalg.svd(b @ (r_a.T @ vectors), full_matrices=False)
+    v, triangle = np.linalg.qr(a.T @ (b.T @ u))
+    v *= np.where(np.diagonal(triangle) < 0, -1.0, 1.0)
+    left_out = max(float(np.trace(gram) - s @ s), 0.0)
+    return Decomposition(u, s, v.T, np.sqrt(left_out))
 
 
 def to_factors(parts: Decomposition, rank: int) -> Factors:

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from flwr.app import Array as FlowerArray
-from flwr.app import ArrayRecord, RecordDict
 
 from strategies.envelope import header_of, pack
 from strategies.errors import TransportError, WireError
@@ -31,6 +29,9 @@ from strategies.types import (
     Tensors,
     Update,
 )
+
+if TYPE_CHECKING:
+    from flwr.app import RecordDict
 
 _EXAMPLES: Final = "#examples"
 _SKETCH: Final = "~"
@@ -161,7 +162,9 @@ def text_of(message: bytes, name: str) -> str:
 
 def to_record(message: bytes) -> RecordDict:
     """Wrap a message for Flower as one opaque byte array."""
-    array = FlowerArray(dtype="uint8", shape=(len(message),), stype=_STYPE, data=message)
+    from flwr.app import Array, ArrayRecord, RecordDict  # slow to load, and of no use elsewhere
+
+    array = Array(dtype="uint8", shape=(len(message),), stype=_STYPE, data=message)
     return RecordDict({"message": ArrayRecord({"bytes": array})})
 
 
@@ -170,6 +173,8 @@ def from_record(record: RecordDict) -> bytes:
 
     Raises: WireError if the record is not one of ours.
     """
+    from flwr.app import ArrayRecord
+
     if list(record) == ["message"] and isinstance(found := record["message"], ArrayRecord):
         arrays = list(found.values())
         if list(found) == ["bytes"] and arrays[0].stype == _STYPE:

@@ -20,27 +20,19 @@ from rich.console import Console
 from orchestrator.cli import federation, monitoring, output, ui, upkeep
 from orchestrator.cli.connecting import connection
 from orchestrator.cli.live import LiveView
-from orchestrator.cli.remote_run import RemoteRun
-from orchestrator.conduct import reclaim, require_simulated, submit, write_report
-from orchestrator.config import RunConfig, config_schema, load_config, parse_config
-from orchestrator.doctor import examine
-from orchestrator.entries import catalog_entries
 from orchestrator.examples import NAMES, example_text
 from orchestrator.home import Home
-from orchestrator.launch import Simulation, export_merged, run_in_process
-from orchestrator.once import earlier_run
-from orchestrator.report import render_comparison
-from orchestrator.restarts import Ending, Restarts
-from orchestrator.results import Show
 from orchestrator.signals import handling
-from orchestrator.store import upgrade_database
 from orchestrator.store.base import RunRecord, RunStatus
-from orchestrator.summary import compare, run_listing, show
-from strategies.catalog import KINDS, nearest
 from strategies.errors import ConfigError, Fault, PerennialError, RunNotFoundError
 
+# What takes long to load is loaded by the command that needs it: `--help` should not wait for it.
 if TYPE_CHECKING:
+    from orchestrator.cli.remote_run import RemoteRun
+    from orchestrator.config import RunConfig
     from orchestrator.deployment.control import Connection, Control
+    from orchestrator.restarts import Ending
+    from orchestrator.results import Show
 
 app = typer.Typer(
     help="Continual federated fine-tuning: many data owners, task after task, nothing forgotten.",
@@ -131,6 +123,9 @@ def run(  # noqa: PLR0913 - a command's options
     once: Once = False,  # noqa: FBT002 - a command-line flag
 ) -> None:
     """Run a file: simulate its clients, or with --on have those of a real federation learn."""
+    from orchestrator.conduct import require_simulated, submit
+    from orchestrator.config import load_config
+
     config, home = load_config(path, overrides or ()), Home.from_environment()
     begun = _begun(config, home) if once else None
     if on is None:
@@ -138,6 +133,8 @@ def run(  # noqa: PLR0913 - a command's options
             require_simulated(begun)
         _carry_out(begun.run_id if begun else submit(config, home), config, home, restarts)
         return
+    from orchestrator.cli.remote_run import RemoteRun
+
     with _control(connection(on, root_certificates, token_file, insecure=insecure)) as control:
         remote = RemoteRun(control, config, home, output.console())
         _follow(remote, begun.run_id if begun else None, restarts)
@@ -145,6 +142,9 @@ def run(  # noqa: PLR0913 - a command's options
 
 def _begun(config: RunConfig, home: Home) -> RunRecord | None:
     """The run of this configuration to be carried on, if any; one that has ended ends us too."""
+    from orchestrator.conduct import reclaim
+    from orchestrator.once import earlier_run
+
     try:
         with handling(signal.default_int_handler):
             found = earlier_run(config, home.store(), output.saying(output.console()))
@@ -169,6 +169,10 @@ def resume(
     restarts: Restarted = 0,
 ) -> None:
     """Continue an interrupted run from its last committed round, with --on where it began there."""
+    from orchestrator.cli.remote_run import RemoteRun
+    from orchestrator.conduct import reclaim, require_simulated
+    from orchestrator.config import parse_config
+
     home = Home.from_environment()
     record = reclaim(run_id, home.store())
     config = parse_config(record.config, source=f"run {record.run_id}")
@@ -203,6 +207,8 @@ def _follow(remote: RemoteRun, run_id: str | None, restarts: int) -> None:
 
 
 def _carry_out(run_id: str, config: RunConfig, home: Home, restarts: int) -> None:
+    from orchestrator.launch import run_in_process
+
     live = LiveView(run_id, home.store(), output.console())
     with handling(signal.default_int_handler), live as view:
         if config.federation.transport == "in-process" and not restarts:
@@ -214,6 +220,9 @@ def _carry_out(run_id: str, config: RunConfig, home: Home, restarts: int) -> Non
 
 
 def _in_child_processes(run_id: str, home: Home, view: LiveView, restarts: int) -> RunStatus:
+    from orchestrator.launch import Simulation
+    from orchestrator.restarts import Ending, Restarts
+
     def attempt(_: str | None) -> Ending:
         child = Simulation.start(run_id, home)
         status = child.watch(view.refresh)
@@ -226,6 +235,8 @@ def _in_child_processes(run_id: str, home: Home, view: LiveView, restarts: int) 
 @app.command()
 def runs(as_format: AsFormat = Format.TEXT, limit: int = 20) -> None:
     """List runs, newest first."""
+    from orchestrator.summary import run_listing
+
     listing = run_listing(Home.from_environment().store().list_runs(limit=limit))
     output.emit(listing, as_json=as_format is Format.JSON, text=output.print_runs)
 
@@ -244,9 +255,13 @@ def compare_runs(
     html: Annotated[Path | None, typer.Option(help="Also write a page with curves.")] = None,
 ) -> None:
     """Results side by side, and the settings in which the runs differ."""
+    from orchestrator.summary import compare
+
     home = Home.from_environment()
     shows = [_shown(run_id, home) for run_id in run_ids]
     if html:
+        from orchestrator.report import render_comparison
+
         html.write_text(render_comparison(shows), encoding="utf-8")
     output.emit(compare(shows), as_json=as_format is Format.JSON, text=output.print_comparison)
 
@@ -257,6 +272,8 @@ def report(
     to: Annotated[Path | None, typer.Option(help="Default: in the run's own folder.")] = None,
 ) -> None:
     """Write one self-contained HTML file about a run."""
+    from orchestrator.conduct import write_report
+
     home = Home.from_environment()
     record = home.store().get_run(run_id)
     path = to or home.run_folder(record.run_id) / "report.html"
@@ -282,6 +299,8 @@ def export(
     if to.exists() and any(to.iterdir()):
         raise ConfigError("export", [Fault("--to", f"{to}, not empty", "a new or empty folder")])
     if merged:
+        from orchestrator.launch import export_merged
+
         export_merged(Path(record.adapter_path), to)
     else:
         shutil.copytree(record.adapter_path, to, dirs_exist_ok=True)
@@ -294,6 +313,9 @@ def strategies(
     as_format: AsFormat = Format.TEXT,
 ) -> None:
     """The catalog: every strategy by kind, with its parameters and source."""
+    from orchestrator.entries import catalog_entries
+    from strategies.catalog import KINDS, nearest
+
     entries = catalog_entries()
     if what:
         entries = [e for e in entries if what in (e["kind"], e["name"])]
@@ -324,6 +346,8 @@ def init(
 @app.command()
 def doctor(as_format: AsFormat = Format.TEXT) -> None:
     """Look for what would break a run before one is started."""
+    from orchestrator.doctor import examine
+
     findings = examine(Home.from_environment())
     output.emit({"checks": findings}, as_json=as_format is Format.JSON, text=output.print_findings)
     raise typer.Exit(0 if all(finding["ok"] for finding in findings) else 1)
@@ -332,18 +356,24 @@ def doctor(as_format: AsFormat = Format.TEXT) -> None:
 @config_app.command("schema")
 def schema() -> None:
     """JSON Schema of a run file."""
+    from orchestrator.config import config_schema
+
     output.print_json(config_schema())
 
 
 @db_app.command("upgrade")
 def upgrade() -> None:
     """Bring the run database to this program's schema."""
+    from orchestrator.store import upgrade_database
+
     before, after = upgrade_database(Home.from_environment().database_url)
     same = "already at" if before == after else f"upgraded from {before or 'nothing'} to"
     typer.echo(f"{same} {after}")
 
 
 def _shown(run_id: str, home: Home) -> Show:
+    from orchestrator.summary import show
+
     store = home.store()
     record = store.get_run(run_id)
     path = home.run_folder(record.run_id) / "report.html"

@@ -7,14 +7,9 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from prometheus_client import CollectorRegistry, start_http_server
 
-from orchestrator.config import parse_config
 from orchestrator.home import Home
 from orchestrator.signals import handling
-from orchestrator.telemetry import RunCollector
-from orchestrator.tracking import Mirror, MlflowServer, require_tracking
-from orchestrator.tracking.server import url_of
 from strategies.errors import ConfigError, Fault, PerennialError, TrackingError
 
 
@@ -27,6 +22,10 @@ def metrics(
     It needs no run to be under way and may be started before the database answers: that is told as
     perennial_database_up 0. Whoever reaches the port reads it; there is no password.
     """
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    from orchestrator.telemetry import RunCollector
+
     home, stop = Home.from_environment(), threading.Event()
     registry = CollectorRegistry()
     registry.register(RunCollector(lambda: home.store().tallies()))
@@ -52,6 +51,10 @@ def mirror(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or `latest`.")],
 ) -> None:
     """Copy to its tracking server what it lacks of a run: one that ended while it was away."""
+    from orchestrator.config import parse_config
+    from orchestrator.tracking import Mirror, MlflowServer, require_tracking
+    from orchestrator.tracking.server import url_of
+
     home = Home.from_environment()
     run = home.store().get_run(run_id)
     config = parse_config(run.config, source=f"run {run.run_id}")

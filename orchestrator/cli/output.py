@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 from rich.console import Console
@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.cli.live import clock, size
-from orchestrator.doctor import Finding
-from orchestrator.report.forgetting import explain
-from orchestrator.results import Show, ShownClient
-from orchestrator.summary import row_names
+
+if TYPE_CHECKING:
+    from orchestrator.doctor import Finding
+    from orchestrator.results import Show, ShownClient
 
 Shown = Mapping[str, Any]
 T = TypeVar("T")
@@ -73,6 +73,8 @@ def print_outcome(shown: Shown, *, log_path: Path) -> None:
 
 def print_run(out: Console, shown: Show) -> None:
     """``perennial show``."""
+    from orchestrator.report.forgetting import explain
+
     out.print(f"[bold]{escape(shown['name'])}[/] {shown['run_id']} · {shown['status']}")
     if shown["accuracy_matrix"] and shown["tasks"]:
         out.print(_caption(shown), highlight=False)
@@ -191,6 +193,8 @@ def _caption(shown: Shown) -> str:
 
 def _matrix(shown: Shown) -> Table:
     """Columns are numbered where the tasks' names would not fit side by side."""
+    from orchestrator.summary import row_names
+
     tasks = [escape(task) for task in shown["tasks"]]
     table = Table(box=None)
     table.add_column("after", no_wrap=True)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from orchestrator import garbage
 from orchestrator.cli import output
 from orchestrator.cli.live import size
-from orchestrator.garbage import Garbage
 from orchestrator.home import Home
 from orchestrator.trouble import in_words
 from strategies.errors import ConfigError, Fault, StoreError
+
+if TYPE_CHECKING:
+    from orchestrator.garbage import Garbage
 
 _LOCK_SECONDS = 60.0
 
@@ -34,6 +35,8 @@ def gc(
     ] = 30.0,
 ) -> None:
     """Remove what no run needs: blobs, half-written files, client states of completed runs."""
+    from orchestrator import garbage
+
     if as_format not in ("text", "json"):
         raise ConfigError("gc", [Fault("--format", repr(as_format), "text or json")])
     home = Home.from_environment()
@@ -58,6 +61,8 @@ def delete(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, whole.")],
 ) -> None:
     """Forget a run for good: its record, checkpoints, adapters, report and client states."""
+    from orchestrator import garbage
+
     try:
         gone = garbage.delete(run_id, Home.from_environment())
     except OSError as error:

@@ -6,19 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy import URL
-from sqlalchemy.exc import DBAPIError
-
-from orchestrator.store.address import make_engine, parse_url, shown
-from orchestrator.store.faults import lasting, mendable
-from orchestrator.store.patience import first_line
-from orchestrator.store.same_file import DatabaseMovedError
-from orchestrator.store.schema import ensure_current, upgrade
-from orchestrator.store.sql import SqlRunStore
 from strategies.errors import StoreError
 
+# SQLAlchemy and Alembic take longer to load than most commands take to run.
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+    from orchestrator.store.sql import SqlRunStore
+
 __all__ = ["SqlRunStore", "open_store", "shown_url", "upgrade_database"]
+
+
+def __getattr__(name: str) -> object:
+    if name == "SqlRunStore":
+        from orchestrator.store.sql import SqlRunStore
+
+        return SqlRunStore
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @cache
@@ -27,6 +33,10 @@ def open_store(url: str) -> SqlRunStore:
 
     Raises: SchemaVersionError, or StoreError for a URL that leads nowhere.
     """
+    from orchestrator.store.address import make_engine, parse_url
+    from orchestrator.store.schema import ensure_current
+    from orchestrator.store.sql import SqlRunStore
+
     with _reaching(parse_url(url)):
         engine = make_engine(url)
         ensure_current(engine)
@@ -38,6 +48,9 @@ def upgrade_database(url: str) -> tuple[str | None, str]:
 
     Raises: SchemaVersionError, StoreError.
     """
+    from orchestrator.store.address import make_engine, parse_url
+    from orchestrator.store.schema import upgrade
+
     with _reaching(parse_url(url)):
         return upgrade(make_engine(url))
 
@@ -47,12 +60,21 @@ def shown_url(url: str) -> str:
 
     Raises: StoreError for text that is no URL.
     """
+    from orchestrator.store.address import parse_url, shown
+
     return shown(parse_url(url))
 
 
 @contextmanager
 def _reaching(url: URL) -> Iterator[None]:
     """Errors of ours for what goes wrong at first contact, which is not tried again."""
+    from sqlalchemy.exc import DBAPIError
+
+    from orchestrator.store.address import shown
+    from orchestrator.store.faults import lasting, mendable
+    from orchestrator.store.patience import first_line
+    from orchestrator.store.same_file import DatabaseMovedError
+
     _make_parent(url)
     try:
         yield

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from strategies.aggregation.low_rank import Trained
-from strategies.lora import Decomposition, Factors, Matrix, decompose, to_factors
+from strategies.lora import Decomposition, Factors, Matrix, decompose, leading, to_factors
 
 
 @dataclass(slots=True)
@@ -59,6 +59,10 @@ class FactoredSum:
         """The SVD of the sum."""
         return decompose(*self.whole())
 
+    def leading(self, count: int) -> Decomposition:
+        """The ``count`` largest components of the sum's SVD at least."""
+        return leading(*self.whole(), count)
+
     def _compress(self) -> None:
         parts = self.decomposed()
         self.discarded += float(np.linalg.norm(parts.s[self.cut :]))
@@ -106,10 +110,10 @@ def cut_to_rank(
     upper bound by the triangle inequality for several.  Missing components are filled up with some
     that carry nothing: the server's last rows of A, B zero.  Of nothing at all A stays as it is.
     """
-    whole, rank = float(np.linalg.norm(parts.s)), current.rank
+    whole, rank = parts.norm_from(0), current.rank
     if whole == 0:
         return Factors(current.a, np.zeros_like(current.b)), 0.0
-    lost = float(np.linalg.norm(parts.s[rank:])) + discarded
+    lost = parts.norm_from(rank) + discarded
     factors = to_factors(parts, rank)
     missing = rank - factors.rank
     b = np.zeros((factors.b.shape[0], missing), dtype=np.float32)

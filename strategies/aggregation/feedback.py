@@ -30,7 +30,7 @@ def publish(state: State, group: GroupName, mean: FactoredSum, current: Factors)
     left = residual_of(state, group)
     if left is not None:
         mean.add(left)
-    parts = mean.decomposed()
+    parts = mean.leading(2 * current.rank)
     factors, truncation = cut_to_rank(parts, current, mean.discarded)
     return Published(
         factors, _remembered(state, group, parts, current.rank, mean.discarded), truncation
@@ -58,7 +58,7 @@ def _remembered(
     key_a, key_b, key_lost = _names(group)
     real = int(np.sum(parts.s > _NOISE * parts.s[:1]))
     end = max(rank, min(2 * rank, real))
-    lost = lost_of(state, group) + discarded + float(np.linalg.norm(parts.s[end:]))
+    lost = lost_of(state, group) + discarded + parts.norm_from(end)
     others = {key: value for key, value in state.items() if key not in (key_a, key_b)}
     memory = others | {key_lost: np.array(lost)}
     if end == rank:

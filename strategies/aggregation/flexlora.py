@@ -48,7 +48,7 @@ class FlexLora:
         for group, mean in means.items():
             held = mean.of_clients()
             factors, truncation[group] = cut_to_rank(
-                held.decomposed(), mean.current, held.discarded
+                held.leading(mean.current.rank), mean.current, held.discarded
             )
             tensors |= zip(keys_of(group), factors, strict=True)
         return Aggregated(tensors=tensors, state=state, truncation=truncation)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
 import numpy as np
+import scipy  # its parts are loaded when they are used
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, lapack
 
 from strategies.errors import StrategyError
 from strategies.heads.moments import Moments, class_counts, unpacked
@@ -111,12 +111,13 @@ def ridge(
     weight, count = (float(value) for value in counts)
     shifted = gram.copy()
     shifted[np.diag_indices_from(shifted)] += penalty
-    factor, fault = lapack.dpotrf(shifted.T, lower=1, clean=0, overwrite_a=1)  # symmetric
+    symmetric = shifted.T
+    factor, fault = scipy.linalg.lapack.dpotrf(symmetric, lower=1, clean=0, overwrite_a=1)
     if fault:
         raise StrategyError(
             f"the sums of an analytic head are not positive definite at row {fault}"
         )
-    weights = cho_solve((factor, True), cross)
+    weights = scipy.linalg.cho_solve((factor, True), cross)
     freedom = len(gram) - penalty * trace_of_inverse(factor)
     # (G + λI) W = Q, so tr WᵀGW = tr WᵀQ − λ‖W‖².
     residual = weight - np.sum(weights * cross) - penalty * np.sum(weights * weights)
@@ -133,9 +134,9 @@ def trace_of_inverse(factor: NDArray[np.float64]) -> float:
     """
     size = len(factor)
     if size <= _PROBES:
-        return float(np.sum(cho_solve((factor, True), np.eye(size)).diagonal()))
+        return float(np.sum(scipy.linalg.cho_solve((factor, True), np.eye(size)).diagonal()))
     signs = rng_for(0, "trace", size).choice([-1.0, 1.0], size=(size, _PROBES))
-    return float(np.sum(signs * cho_solve((factor, True), signs)) / _PROBES)
+    return float(np.sum(signs * scipy.linalg.cho_solve((factor, True), signs)) / _PROBES)
 
 
 def _folded(state: State) -> dict[str, Array]:

@@ -31,6 +31,15 @@ def test_importing_an_entry_point_loads_no_torch(module):
     assert done.returncode == 0
 
 
+def test_help_waits_for_neither_database_nor_run_file():
+    heavy = {"sqlalchemy", "alembic", "pydantic", "flwr", "ray", "scipy"}
+    code = f"import orchestrator.cli, sys; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_examples_are_valid_run_files(name):
     config = load_config(REPOSITORY / "examples" / f"{name}.toml")

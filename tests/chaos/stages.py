@@ -96,7 +96,7 @@ class Run:
         ours = {VARIABLE: str(plan.folder), "PYTHONPATH": paths}
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "orchestrator.launch", self.run_id],
+                [sys.executable, "-m", "orchestrator.child", self.run_id, "ray"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

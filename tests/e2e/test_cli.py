@@ -206,7 +206,7 @@ def test_ctrl_c_stops_cleanly_and_resume_ends_with_the_same_bits(perennial, run_
 def kill_the_runs_process(command: subprocess.Popen) -> None:
     """As the kernel does when memory runs out: that process, and nothing it started."""
     children = psutil.Process(command.pid).children()
-    (child,) = [x for x in children if "orchestrator.launch" in x.cmdline()]
+    (child,) = [x for x in children if "orchestrator.child" in x.cmdline()]
     child.kill()
 
 

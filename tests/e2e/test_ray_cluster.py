@@ -26,7 +26,7 @@ from tests.golden.test_runs import assert_same_bits
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-_AT_WORK = "ray::ClientAppActor.run"  # what Ray calls a worker that is answering a message
+_AT_WORK = "ray::_Host.answer"  # what Ray calls a worker that is answering a message
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.launch import _ray_arguments
+from orchestrator.ray_start import _ray_arguments
 from strategies.errors import ConfigError
 from tests.conftest import tiny_config
 

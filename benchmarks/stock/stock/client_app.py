@@ -19,6 +19,7 @@ app = ClientApp()
 @app.train()
 def train_handler(message: Message, context: Context) -> Message:
     """One round of local training."""
+    begun = time.time()
     torch.set_num_threads(1)
     config, node = context.run_config, context.node_config
     partition, num_partitions = int(node["partition-id"]), int(node["num-partitions"])
@@ -27,7 +28,7 @@ def train_handler(message: Message, context: Context) -> Message:
     data = load_data(config, partition, num_partitions)
     start = time.time()
     loss = train(model, data, config)
-    line = {"client": partition, "start": start, "end": time.time()}
+    line = {"client": partition, "begun": begun, "start": start, "end": time.time()}
     with (Path(config["timings"]) / f"client-{partition}.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     metrics = MetricRecord({"train_loss": loss, "num-examples": len(data.dataset)})
