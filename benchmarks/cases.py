@@ -91,6 +91,7 @@ CASES: Final[Mapping[str, Case]] = {
         minutes=12,
         figures=(
             Figure("ours|compressed|ratio", "of the peer's bytes, trained", "<= 0.05"),
+            Figure("ours|compressed|ratio_to_one_round", "of the peer's first round", "<= 0.05"),
             Figure("ours|analytic|ratio", "head solved from sums", "<= 0.05"),
             Figure("ours|nearest-class-mean|ratio", "the trivial baseline"),
             Figure("ours|compressed|acc", "ACC at the end of the run"),

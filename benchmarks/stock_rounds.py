@@ -69,7 +69,6 @@ class Stock:
     def __init__(self, config: Mapping[str, Any], names: Sequence[str], seed: int) -> None:
         torch.manual_seed(seed)
         identify()
-        self.rounds = 0
         self.config, self.names, self.seed = {**config, "padding": "longest"}, list(names), seed
         self.model = build_model(self.config)
         self.arrays = ArrayRecord(get_peft_model_state_dict(self.model))
@@ -86,7 +85,6 @@ class Stock:
         arrays, _ = self.strategy.aggregate_train(number, replies)
         if arrays is not None:
             self.arrays = arrays
-        self.rounds += 1
         return Traffic(down=sum(map(weight, orders)), up=sum(map(weight, replies)))
 
     def _trained(self, number: int, order: Message, rows_of: RowsOf) -> Message:

@@ -32,7 +32,10 @@ def test_pooled_clients_keep_what_is_theirs():
 
 
 def a_row(num_bytes, *, reached=True):
-    return {"acc": 0.9, "bytes": num_bytes, "bytes_with_scoring": 2 * num_bytes, "reached": reached}
+    return {
+        "acc": 0.9, "bytes": num_bytes, "bytes_with_scoring": 2 * num_bytes, "reached": reached,
+        "first_round_bytes": 50,
+    }  # fmt: skip
 
 
 def test_ours_is_compared_with_the_cheapest_peer_that_got_there():
@@ -44,4 +47,10 @@ def test_ours_is_compared_with_the_cheapest_peer_that_got_there():
 def test_a_peer_that_one_seed_kept_away_did_not_get_there():
     stock = summary({"a": [a_row(10), a_row(10, reached=False)]})
     assert not stock["a"]["reached"]
-    assert "ratio" not in with_ratios(summary({"x": [a_row(5)]}), stock)["x"]
+    row = with_ratios(summary({"x": [a_row(5)]}), stock)["x"]
+    assert "ratio" not in row
+    assert (row["ratio_to_one_round"], row["ratio_to_one_round_with_scoring"]) == (0.1, 0.2)
+
+
+def test_without_a_peer_nothing_is_compared():
+    assert not any("ratio" in key for key in with_ratios(summary({"x": [a_row(5)]}), {})["x"])
