@@ -7,7 +7,7 @@ local steps of 16, LoRA r = 8 on all linear modules, one CPU per client.  Ours i
 the stock app (``benchmarks/stock``: the model is built in the handler, ``FedAvg`` of whole
 adapters) is what ``flwr run`` simulates.  The cases take turns.
 
-A round lasts from its first message to its aggregated state, with us to its commit.
+A round lasts from one aggregated state to the next, with us from commit to commit.
 ``efficiency`` is what clients spent in their handlers over cores × wall of all rounds, ``training``
 their optimizer loops alone: 1 would mean that no core ever waited.  Ratios are of medians over the
 repetitions.
@@ -21,9 +21,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -69,11 +70,12 @@ def ours(job: Job, settings: Sequence[str]) -> Timings:
         subprocess.run(command, env=variables, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
         ended, store = time.time(), home.store()
         (run,) = store.list_runs()
-        trained = [record for record in store.rounds(run.run_id) if record.kind == "train"]
+        records = store.rounds(run.run_id)
+        trained = [record for record in records if record.kind == "train"]
         return Timings(
             first_step=_first_step(home, run.run_id, trained[0].step_index) - begun,
             total=ended - begun,
-            rounds=tuple(map(_wall, trained)),
+            rounds=tuple(_walls(records)),
             compute=tuple(_spent(record, "compute") for record in trained),
             training=tuple(_spent(record, "train") for record in trained),
         )
@@ -98,8 +100,11 @@ def _first_step(home: Home, run_id: str, step: int) -> float:
     return min(path.stat().st_mtime for path in files)
 
 
-def _wall(record: RoundRecord) -> float:
-    return sum(record.seconds[phase] for phase in ("exchange", "aggregate", "checkpoint"))
+def _walls(records: Sequence[RoundRecord]) -> Iterator[float]:
+    """From commit to commit: planning and whatever else lies between two rounds is part of it."""
+    for before, after in pairwise(records):
+        if after.kind == "train":
+            yield (after.committed_at - before.committed_at).total_seconds()
 
 
 def _spent(record: RoundRecord, phase: str) -> float:

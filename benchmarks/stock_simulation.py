@@ -43,7 +43,7 @@ class Job:
 class Timings:
     """Seconds of one simulation.
 
-    ``rounds`` are from the first message of a round to its aggregated state (ours: committed);
+    ``rounds`` are from one aggregated state to the next (ours: from commit to commit);
     ``compute`` and ``training`` are the sums, over all clients of a round, of what the client's
     handler took and of its optimizer loop alone; ``first_step`` and ``total`` count from the
     command.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -232,7 +233,7 @@ def build(table: Mapping[str, type[S]], choice: StrategyChoice, *, key: str) -> 
             f"{key}.name", repr(choice.name), f"one of {names}", nearest(choice.name, table)
         )
         raise ConfigError(key, [fault])
-    strategy = table[choice.name]
+    strategy: Any = table[choice.name]  # a class is hashable, which mypy does not see of a type[S]
     known = parameters_of(strategy)
     faults = [
         Fault(
@@ -245,7 +246,7 @@ def build(table: Mapping[str, type[S]], choice: StrategyChoice, *, key: str) -> 
         if name not in known
     ]
     try:
-        built = TypeAdapter(strategy).validate_python(
+        built: S = _reader(strategy).validate_python(
             {name: value for name, value in choice.params.items() if name in known}
         )
     except ValidationError as error:
@@ -256,3 +257,9 @@ def build(table: Mapping[str, type[S]], choice: StrategyChoice, *, key: str) -> 
     if faults:
         raise ConfigError(key, faults)
     return built
+
+
+@cache
+def _reader(strategy: Any) -> TypeAdapter[Any]:
+    """Made once per class: it takes far longer than reading parameters."""
+    return TypeAdapter(strategy)
