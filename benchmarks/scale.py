@@ -4,9 +4,9 @@
 
 ``clients``: 10 000 clients, 50 rounds of 100, all in one process, and how much memory it has after
 round 5 and after round 50.  ``replies``: the same rounds on a record that already holds 100 000
-replies of the run.  ``growth``: one size after the other is varied alone, and the exponent of what
-it costs is fitted as the slope of a straight line through the logarithms.  ``ray``: the 10 000
-clients as Flower's simulation has them, where the server has a process of its own.
+replies of the run.  ``ray``: the 10 000 clients as Flower's simulation has them, where the server
+has a process of its own.  ``growth-…``: one size is varied alone, and the exponent of what it costs
+is fitted as the slope of a straight line through the logarithms.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,6 +65,7 @@ def _large(job: Job, home: Home, last: int) -> dict[str, Any]:
         "rounds": job.tasks * job.rounds_per_task,
         "transport": job.transport,
         "seconds": found.seconds,
+        "processor_seconds": max(found.processor.values()),
         "seconds_until_the_first_step": found.begun_seconds(),
         "scoring_seconds": [sum(r.seconds.values()) for r in found.rounds() if r.kind != "train"],
         "rounds_per_minute": 60 / median(rounds),
@@ -134,14 +136,10 @@ def _like(last: RoundRecord, index: int, checkpoint: str) -> RoundRecord:
     )
 
 
-def growth(home: Home) -> dict[str, Any]:
-    """Every size alone; ``exponents`` of seconds, memory and bytes."""
-    return {axis: _varied(axis, sizes, home) for axis, sizes in _AXES.items()}
-
-
-def _varied(axis: str, sizes: Sequence[int], home: Home) -> dict[str, Any]:
-    points = [_point(axis, size, home) for size in sizes]
-    xs = [float(point["size"]) for point in points]
+def growth(axis: str, home: Home) -> dict[str, Any]:
+    """One size varied alone; ``exponents`` of processor time, memory and bytes."""
+    points = [_point(axis, size, home) for size in _AXES[axis]]
+    xs = [point["size"] for point in points]
     measured = [name for name in points[0] if name != "size"]
     return {
         "points": points,
@@ -150,16 +148,22 @@ def _varied(axis: str, sizes: Sequence[int], home: Home) -> dict[str, Any]:
 
 
 def _point(axis: str, size: int, home: Home) -> dict[str, float]:
-    held = max(size, _BASE.clients) if axis == "clients" else max(_BASE.clients, 2 * _BASE.cohort)
+    held = max(size, _BASE.clients) if axis == "clients" else _BASE.clients
     job = replace(_BASE, **{axis: size}, examples=max(_BASE.examples, 4 * held))
     found = Watched.run(job, home)
     steps = found.rounds()
+    rounds = [index for index, step in enumerate(steps) if step.kind == "train"]
     shown = {
         "size": float(size * MODULES_PER_BLOCK if axis == "blocks" else size),
-        "seconds_until_the_first_step": found.begun_seconds(),
-        "round_seconds": median(found.round_seconds()),
-        "scoring_seconds": median([sum(r.seconds.values()) for r in steps if r.kind != "train"]),
-        "steps_seconds": (steps[-1].committed_at - steps[0].committed_at).total_seconds(),
+        "start_processor_seconds": found.processor[0],
+        "round_processor_seconds": median(
+            [
+                found.processor_between(i, i + 1)
+                for i in rounds
+                if {i, i + 1} <= found.processor.keys()
+            ]
+        ),
+        "steps_processor_seconds": found.processor_between(1, max(found.processor)),
         "peak_bytes": float(found.peak),
         "bytes": float(found.traffic()),
     }
@@ -173,10 +177,10 @@ def _exponent(xs: Sequence[float], ys: Sequence[float]) -> float:
     return round(float(slope), 3)
 
 
-def table(grown: dict[str, Any]) -> str:
-    """``growth`` as a Markdown table."""
-    rows = ["| varied alone | sizes | start | round | scoring | peak memory | bytes |"]
-    rows.append("|---|---|---|---|---|---|---|")
+def table(grown: Mapping[str, Any]) -> str:
+    """Axes by name as a Markdown table."""
+    rows = ["| varied alone | sizes | before the first step | all steps | peak memory | bytes |"]
+    rows.append("|---|---|---|---|---|---|")
     for axis, found in grown.items():
         points, fitted = found["points"], found["exponents"]
         sizes = ", ".join(f"{point['size']:g}" for point in points)
@@ -190,8 +194,8 @@ def table(grown: dict[str, Any]) -> str:
 
 
 _COLUMNS: Final = (
-    ("seconds_until_the_first_step", 1.0, "s"), ("round_seconds", 1.0, "s"),
-    ("scoring_seconds", 1.0, "s"), ("peak_bytes", 2.0**-20, "MiB"), ("bytes", 1e-6, "MB"),
+    ("start_processor_seconds", 1.0, "s"), ("steps_processor_seconds", 1.0, "s"),
+    ("peak_bytes", 2.0**-20, "MiB"), ("bytes", 1e-6, "MB"),
 )  # fmt: skip
 
 
@@ -210,8 +214,11 @@ def _size(folder: Path, pattern: str) -> int:
 
 
 _PARTS: Final[dict[str, Callable[[Home], dict[str, Any]]]] = {
-    "clients": clients, "replies": replies, "growth": growth, "ray": ray,
-}  # fmt: skip
+    "clients": clients,
+    "replies": replies,
+    "ray": ray,
+    **{f"growth-{axis}": partial(growth, axis) for axis in _AXES},
+}
 
 
 def main() -> None:
@@ -221,7 +228,6 @@ def main() -> None:
     )
     parser.add_argument("--json", default="-", help="where the result goes; - is standard output")
     parser.add_argument("--only", nargs="+", choices=_PARTS, default=list(_PARTS))
-    parser.add_argument("--table", action="store_true", help="print growth as a table besides")
     options = parser.parse_args()
     result: dict[str, Any] = {"environment": environment()}
     for name in options.only:
@@ -230,8 +236,9 @@ def main() -> None:
             result[name] = _PARTS[name](Home(folder=Path(folder), database_url=url))
         if options.json != "-":
             write(result, options.json)  # a part that fails takes no other with it
-    if options.table and "growth" in result:
-        print(table(result["growth"]), file=sys.stderr)
+    grown = {n.removeprefix("growth-"): x for n, x in result.items() if n.startswith("growth-")}
+    if grown:
+        print(table(grown), file=sys.stderr)
     if options.json == "-":
         write(result, options.json)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import string
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from orchestrator.conduct import submit
 from orchestrator.config import RunConfig, parse_config
@@ -71,15 +72,18 @@ class Job:
 
 @dataclass(slots=True)
 class Watched:
-    """A run in a process of its own, watched from here; Linux tells how much memory it has.
+    """A run in a process of its own, watched from here; Linux tells what it takes.
 
-    ``resident`` is by training round, in bytes, as the run had it when that round was committed.
+    ``resident`` is by training round, in bytes, as the run had it when that round was committed;
+    ``processor`` by number of committed steps, 0 from when all clients had introduced themselves,
+    in seconds, which other work on the machine does not stretch.
     """
 
     run_id: str
     home: Home
     stop_after: int | None = None  # training rounds
     resident: dict[int, int] = field(default_factory=dict)
+    processor: dict[int, float] = field(default_factory=dict)
     peak: int = 0
     seconds: float = 0.0
 
@@ -126,6 +130,10 @@ class Watched:
         )
         return (step.committed_at - begun).total_seconds() - sum(step.seconds.values())
 
+    def processor_between(self, first: int, last: int) -> float:
+        """Seconds of processor time from one number of committed steps to another."""
+        return self.processor[last] - self.processor[first]
+
     def traffic(self) -> int:
         """Bytes both ways, over the whole run."""
         progress = self.home.store().get_run(self.run_id).progress
@@ -135,29 +143,42 @@ class Watched:
         store = self.home.store()
 
         def look() -> None:
-            memory = memory_of(simulation.process.pid)
-            if memory is None:
+            taken = taken_by(simulation.process.pid)
+            if taken is None:
                 return
-            resident, self.peak = memory
-            done = int(store.get_run(self.run_id).progress.get("rounds", 0))
-            self.resident.setdefault(done, resident)
+            progress = store.get_run(self.run_id).progress
+            done = int(progress.get("rounds", 0))
+            self.peak = taken.peak
+            self.resident.setdefault(done, taken.resident)
+            if progress.get("phase") not in (None, "gathering clients"):
+                self.processor.setdefault(int(progress["steps_done"]), taken.processor)
             if self.stop_after is not None and done >= self.stop_after:
                 simulation.stop()
 
         return look
 
 
-def memory_of(pid: int) -> tuple[int, int] | None:
-    """Bytes that a process has in memory, now and at most; None of one that has ended."""
+class Taken(NamedTuple):
+    """What a process has taken: bytes in memory, now and at most, and processor seconds."""
+
+    resident: int
+    peak: int
+    processor: float
+
+
+def taken_by(pid: int) -> Taken | None:
+    """None of a process that has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+        times = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     except FileNotFoundError:
         return None
     found = dict(line.split(":", 1) for line in lines)
     if "VmRSS" not in found:  # it has ended, and nobody has asked how
         return None
     now, peak = (int(found[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
-    return now, peak
+    ticks = int(times[11]) + int(times[12])  # user and system
+    return Taken(resident=now, peak=peak, processor=ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def median(values: list[float]) -> float:
