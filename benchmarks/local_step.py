@@ -91,9 +91,7 @@ class Job:
             raise RuntimeError("the first training step has nothing to do")
         assignment = plan.orders[0].assignment
         shop = trainer._workshop(assignment.recipe)
-        return cls(
-            shop=shop, assignment=assignment, tensors=state.tensors, work=assignment.work
-        )
+        return cls(shop=shop, assignment=assignment, tensors=state.tensors, work=assignment.work)
 
     def run(self, blocks: int, seed: int) -> LocalRun:
         """A round on the top ``blocks``, before its first step."""
@@ -124,7 +122,7 @@ class ByHand:
             vocab_size=job.shop.dataset.vocab_size,
             seed=recipe.seed,
         ).module
-        self.module.requires_grad_(False)
+        self.module.requires_grad_(False)  # noqa: FBT003 - torch
         ranks = {str(key.group): len(a) for key, a in job.tensors.items() if key.part == "lora_A"}
         LoraModel(self.module, lora_config(ranks, scale), "default")
         self.values = [
@@ -134,7 +132,7 @@ class ByHand:
         self.head = self.module.classifier.weight
         self.parameters = [self.head, *(p for p, _ in self.values)]
         for parameter in self.parameters:
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(True)  # noqa: FBT003 - torch
         self.untrained = self.head.detach().clone()
         self.plan = job.work.optimization
 

@@ -10,10 +10,12 @@ import numpy as np
 from clients.data import Dataset, Shard, open_dataset
 from clients.device import best_device
 from clients.model import AdaptedModel, Base, build_base
+from clients.model.lower import Kept
 from clients.profile import resident_bytes
 from clients.settings import ClientSettings
 from strategies.cost import FLOAT_BYTES
 from strategies.errors import ModelError
+from strategies.fitting import kept_bytes
 from strategies.recipe import SharedRecipe
 from strategies.types import ClientId, client_ids
 
@@ -52,7 +54,8 @@ def open_workshop(recipe_json: str, settings: ClientSettings) -> Workshop:
     if settings.memory_limit_bytes and not base.device.on_gpu:
         room = settings.memory_limit_bytes - resident_bytes(base.device)
         dataset = dataset.at_most(_examples_in(room, dataset, base))
-    return Workshop(recipe=recipe, dataset=dataset, base=base, model=AdaptedModel(base))
+    kept = Kept(kept_bytes(settings.memory_limit_bytes))
+    return Workshop(recipe=recipe, dataset=dataset, base=base, model=AdaptedModel(base, kept))
 
 
 def _examples_in(room: int, dataset: Dataset, base: Base) -> int:

@@ -228,7 +228,8 @@ class Work:
     On the examples of ``tasks`` or, with ``source`` "memory", on those the client's memory holds.
     A step's gradient is that of its whole batch, whatever is computed at once: with
     ``micro_batch_size`` no more examples than that; with ``checkpointing`` each block's activations
-    are computed again for its backward pass instead of being kept.
+    are computed again for its backward pass instead of being kept.  ``keeps``: what comes out of
+    the blocks below all trained ones may be kept, for later steps and rounds.
     """
 
     tasks: tuple[int, ...]
@@ -244,6 +245,7 @@ class Work:
     source: Literal["tasks", "memory"] = "tasks"
     micro_batch_size: int | None = None
     checkpointing: bool = False
+    keeps: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,6 +339,8 @@ class Assignment:
             del fields["work"]["micro_batch_size"]
         if self.work and not self.work.checkpointing:
             del fields["work"]["checkpointing"]
+        if self.work and self.work.keeps:
+            del fields["work"]["keeps"]
         return fields
 
     def plan_hash(self) -> str:
