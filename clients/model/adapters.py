@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from clients.device import Device, host
+from clients.model.adapted_linear import adapted
 from clients.model.base import Base
 from clients.model.heads import RandomFeaturesHead
 from clients.model.lower import (
@@ -330,18 +331,9 @@ class AdaptedModel:
 
 
 def _forward(layer: LoraLayer, x: Tensor) -> Tensor:
-    """What peft's own forward gives, with scaling and sum fused into the last product.
-
-    Shapes: x (…, d_in) → (…, d_out).  Saves two passes over the output forward and one backward,
-    which for small ranks cost as much as LoRA's own arithmetic (docs/performance.md).
-    """
-    base = layer.base_layer(x)
-    inner = x.reshape(-1, x.shape[-1]) @ _weight(layer.lora_A).T  # (n, r)
-    outer = _weight(layer.lora_B).T
-    flat = torch.addmm(
-        base.reshape(-1, base.shape[-1]), inner, outer, alpha=layer.scaling[_ADAPTER]
-    )
-    return flat.view(base.shape)
+    """What peft's own forward gives, as one operation."""
+    a, b = _weight(layer.lora_A), _weight(layer.lora_B)
+    return adapted(x, layer.base_layer, a, b, layer.scaling[_ADAPTER])
 
 
 def _weight(factor: nn.ModuleDict) -> nn.Parameter:
