@@ -115,14 +115,12 @@ class Job:
         return {n: p for n, p in self.assignment.groups.items() if n == HEAD or n in upper}
 
     def flops(self, blocks: int, way: str) -> float:
-        """Of a token, by the cost model, with the blocks below computed in one of three ways."""
+        """Per token, by the cost model, with the blocks below computed in one of three ways."""
         costs = CostModel(
             groups=self.shop.base.description.groups, budget=RoundBudget(), tokens_per_example=1.0
         )
-        plans, below = self.groups(blocks), costs.flops_below(self.groups(blocks))
-        passes = self.work.steps * self.work.batch_size
-        computed = {"every_step": 1.0, "cold": self.num_examples / passes, "warm": 0.0}[way]
-        return costs.flops_per_token(plans) - below * (1.0 - computed)
+        met = {"cold": self.num_examples / (self.work.steps * self.work.batch_size), "warm": 0.0}
+        return replace(costs, met=met.get(way, 1.0)).flops_per_step(self.groups(blocks))
 
     @property
     def num_examples(self) -> int:

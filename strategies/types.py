@@ -114,7 +114,8 @@ class ClientProfile:
     found one of its longest examples to keep for a backward pass through the whole model.
     ``exchange_seconds`` is what an exchange takes besides its bytes and the client's work.
     ``uplink_limit_bytes_per_second`` is the most its operator lends.  ``dtypes`` are the numbers
-    its products can be made in, ``recomputes`` says whether its model's blocks can be checkpointed.
+    its products can be made in, ``recomputes`` says whether its model's blocks can be checkpointed,
+    ``keeps`` whether what comes out of them can be kept: nothing in them is random.
     """
 
     client_id: ClientId
@@ -141,6 +142,7 @@ class ClientProfile:
     dtypes: tuple[str, ...] = ("float32",)
     backprop: bool = True
     recomputes: bool = True
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
