@@ -111,7 +111,8 @@ class CostModel:
         held = budget.held(client)
         if held:
             budget = replace(budget, batch_size=min(budget.batch_size, held))
-        met = held / (budget.steps * budget.batch_size) if client.keeps and held else 1.0
+        passes = max(budget.steps * budget.batch_size, 1)
+        met = held / passes if client.keeps and held else 1.0
         tokens = client.tokens_per_example
         return cls(groups=groups, budget=budget, tokens_per_example=tokens, met=min(met, 1.0))
 
