@@ -34,7 +34,8 @@ class _Adapted(torch.autograd.Function):
         inner = a @ flat.T  # (r, n)
         y = nn.functional.linear(flat, base.weight, base.bias)  # (n, d_out)
         y.addmm_(inner.T, b.T, alpha=scale)
-        ctx.save_for_backward(flat, inner, base.weight, a, b)
+        _, _, of_a, of_b, _ = ctx.needs_input_grad  # a frozen factor's input is not kept
+        ctx.save_for_backward(flat if of_a else None, inner if of_b else None, base.weight, a, b)
         ctx.scale, ctx.shape = scale, x.shape
         return y.view(*x.shape[:-1], -1)
 
