@@ -109,4 +109,4 @@ def _warm_optimizer(like: Tensor) -> None:
     """Bring in the optimizer's code, which counts among what a process holds before it trains."""
     other = nn.Parameter(torch.zeros(1, device=like.device))
     other.grad = torch.zeros_like(other)
-    torch.optim.AdamW([other], foreach=True).step()
+    torch.optim.AdamW([other], fused=True).step()

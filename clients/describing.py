@@ -9,6 +9,7 @@ import numpy as np
 from clients import profile as measured
 from clients.calibration import calibrated
 from clients.data import Shard
+from clients.model.lower import Lower
 from clients.settings import ClientSettings
 from clients.workshop import Workshop, tokens_per_example
 from strategies.types import ClientId, ClientProfile
@@ -36,6 +37,7 @@ def profile_of(
         free_disk_bytes=measured.free_disk_bytes(settings.state_folder),
         dtypes=("float32", "bfloat16") if device.autocast_to else ("float32",),
         recomputes=shop.model.checkpointable,
+        keeps=_keeps(shop, shard),
         tasks=shop.dataset.tasks,
         num_train=shard.num_train,
         num_test=shard.num_test,
@@ -44,6 +46,13 @@ def profile_of(
     )
     real = settings.kind is not None or profile.memory_limit_bytes is not None
     return _timed(profile, shop, shard) if real else profile
+
+
+def _keeps(shop: Workshop, shard: Shard) -> bool:
+    """Whether what comes out of the model's blocks can be kept, by the client's first example."""
+    ids = np.concatenate([*shard.train, np.zeros(0, np.int64)]).astype(np.int64)[:1]
+    border = shop.base.description.num_blocks
+    return Lower.of(shop.model, shop.dataset.train, [ids], border=border) is not None
 
 
 def _timed(profile: ClientProfile, shop: Workshop, shard: Shard) -> ClientProfile:

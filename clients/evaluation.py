@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clients.data import class_mask, classes_of
 from clients.flips import Answered, Flips, flips
 from clients.model import AdaptedModel, completion_losses, generate, masked_cross_entropy
+from clients.model.lower import Lower
 from strategies.protocols import ExampleIds
 from strategies.recipe import SharedRecipe
 from strategies.rng import rng_for
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from clients.data import Dataset, Shard
 
 BATCH_SIZE: Final = 64
-MOST_KEPT: Final = 50_000  # examples of one client; 77 MB at 384 features
-Features = Mapping[int, torch.Tensor]
 
 
 class Evaluated(NamedTuple):
@@ -107,10 +106,8 @@ def _classified(
     looked_at = np.concatenate(
         [np.zeros(0, dtype=np.int64), *(ids[t] for t in ids if t not in hopeless)]
     )
-    known: Features = {}
-    if plan.max_examples is None and model.untouched and recipe.model.pooling != "model":
-        known = _encoded(model, dataset, [ids[task] for task in ids if task not in hopeless])
-    right, losses = _looked_at(model, dataset, looked_at, allowed, known)
+    sets = [ids[task] for task in ids if task not in hopeless]
+    right, losses = _looked_at(model, dataset, looked_at, allowed, _lower(model, dataset, sets))
     return {
         task: (
             Answered(ids=chosen, right=np.zeros(len(chosen), dtype=np.bool_)),
@@ -125,21 +122,14 @@ def _classified(
     }
 
 
-def _encoded(model: AdaptedModel, dataset: Dataset, sets: list[ExampleIds]) -> Features:
-    """Features by example, of all ``sets``: what was scored before is not encoded again.
+def _lower(model: AdaptedModel, dataset: Dataset, sets: list[ExampleIds]) -> Lower | None:
+    """The part of the model that is still the base's own, on all ``sets``; None if there is none.
 
-    Each set is encoded by itself, so that its bits do not depend on what came before.  Nothing
-    where there are more examples than are worth their memory.
+    Each set is computed by itself, so that its bits do not depend on what came before.
     """
-    if sum(map(len, sets)) > MOST_KEPT:
-        return {}
-    for ids in sets:
-        if int(ids[0]) in model.kept_features:
-            continue
-        for chunk in dataset.test.bucketed(ids, BATCH_SIZE):
-            inputs = model.device.inputs(dataset.test.collate(chunk))
-            model.kept_features |= zip(chunk.tolist(), model.features(inputs), strict=True)
-    return model.kept_features
+    chunks = [chunk for ids in sets for chunk in dataset.test.bucketed(ids, BATCH_SIZE)]
+    border = model.border(model.touched)
+    return Lower.of(model, dataset.test, chunks, border=border)
 
 
 def _looked_at(
@@ -147,9 +137,9 @@ def _looked_at(
     dataset: Dataset,
     ids: ExampleIds,
     allowed: dict[int, NDArray[np.bool_]],
-    known: Features,
+    lower: Lower | None,
 ) -> tuple[dict[int, bool], dict[int, float]]:
-    """By example, whether it is right, and its loss; what is ``known`` is not encoded again."""
+    """By example, whether it is right, and its loss; the ``lower`` part is not computed again."""
     correct, losses = dict[int, bool](), dict[int, float]()
     test = dataset.test
     for chunk in test.bucketed(ids, BATCH_SIZE):
@@ -157,11 +147,9 @@ def _looked_at(
         labels = inputs["labels"]
         rows = np.stack([allowed[int(task)] for task in test.tasks[chunk]])
         mask = model.device.tensor(rows)
-        if known:
-            logits = model.answers(torch.stack([known[example] for example in chunk.tolist()]))
-        else:
-            logits = model.logits(inputs)
-        logits = logits.float().masked_fill(~mask, -torch.inf)
+        if lower:
+            inputs |= lower.inputs(chunk)
+        logits = model.logits(inputs).float().masked_fill(~mask, -torch.inf)
         right = (logits.argmax(dim=-1) == labels).tolist()
         lost = masked_cross_entropy(logits, labels, mask).tolist()
         correct |= zip(chunk.tolist(), right, strict=True)

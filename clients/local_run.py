@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch
 from clients.boundaries import SIGNALS, Boundaries, Given, Noticed
 from clients.data import Shard, class_mask, classes_of
 from clients.methods.base import ClientMethod
+from clients.model.lower import Lower, values_below
 from clients.state_store import ClientState
 from clients.training import LocalRun
 from clients.workshop import Workshop
@@ -19,7 +21,7 @@ from strategies.errors import ConfigError, Fault
 from strategies.protocols import ExampleIds
 from strategies.recipe import StreamRecipe
 from strategies.rng import rng_for
-from strategies.types import Assignment, StrategyChoice, Work
+from strategies.types import Assignment, StrategyChoice, Tensors, Work
 
 
 def local_run(
@@ -46,6 +48,28 @@ def local_run(
         memory_rng=rng_for(assignment.seed, "memory"),
         kept=assignment.kept,
     )
+
+
+def lower_of(run: LocalRun, tensors: Tensors, scale: float) -> Lower | None:
+    """The part of the model that a round leaves alone, where what comes out of it is kept.
+
+    That is where there is room and the round's steps pass through as many examples as there are to
+    choose from, or half as many if the lower part is still the base's own, as it may stay for the
+    next round.
+    ``tensors`` are the state in the model.
+    """
+    border = run.model.border({key.group for key in run.trainable})
+    values = values_below(run.model.base.description, border, tensors, scale)
+    remembered = np.setdiff1d(run.state.memory.ids, run.new_ids)
+    passes = run.work.steps * min(run.work.batch_size, len(run.new_ids))
+    worth = len(run.new_ids) + len(remembered) <= passes * (1 if values else 2)
+    if not (run.work.keeps and worth):
+        return None
+    # Cut by the plan alone: what memory happens to be free must not show in the bits.
+    split, size = run.dataset.train, run.work.micro_batch_size or run.work.batch_size
+    cut = replace(split, most_at_once=None).bucketed
+    chunks = [*cut(run.new_ids, size), *cut(remembered, size)]
+    return Lower.of(run.model, split, chunks, border=border, values=values)
 
 
 def _ids(shard: Shard, work: Work, state: ClientState) -> ExampleIds:

@@ -28,7 +28,7 @@ from clients.data import Shard
 from clients.describing import profile_of
 from clients.evaluation import evaluate
 from clients.feedback import Feedback
-from clients.local_run import capacity_of, classes_allowed, local_run, method_of
+from clients.local_run import capacity_of, classes_allowed, local_run, lower_of, method_of
 from clients.probed import probe_run, probed
 from clients.received import MissingTensorsError, ReceivedTensors
 from clients.reports import Announced, Sensitivity, component_norms
@@ -148,6 +148,7 @@ class LocalTrainer:
             self.listener(Progress(phase="evaluate"))
             scores, state = self._scored(shop, shard, assignment, assignment.evaluation, state)
             clock.lap("evaluate")
+        self._make_room(shop, assignment)
         update = blank_update(assignment, scores, clock)
         if assignment.probe:
             self.listener(Progress(phase="probe"))
@@ -161,7 +162,14 @@ class LocalTrainer:
         local.frozen = {key: value for key, value in model.items() if is_merged(key)}
         if not len(local.new_ids):
             return failed(assignment, FailureReason.NO_EXAMPLES, _nothing_of(assignment.work))
+        local.lower = lower_of(local, model, assignment.scale)
         return self._trained(assignment, local, model, update, clock)
+
+    def _make_room(self, shop: Workshop, assignment: Assignment) -> None:
+        """Let go of what scoring kept, where the plan or a limit leaves no room for it."""
+        limited = self.settings.memory_limit_bytes is not None
+        if (assignment.probe and limited) or (assignment.work and not assignment.work.keeps):
+            shop.model.kept.clear()
 
     def _scored(
         self,

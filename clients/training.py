@@ -15,6 +15,7 @@ from torch import Tensor
 from clients.boundaries import Boundaries, Given
 from clients.memory import saved_for_backward
 from clients.model import AdaptedModel, losses_of
+from clients.model.lower import Lower
 from clients.recall import measured
 from clients.state_store import ClientState
 from strategies.errors import ModelError
@@ -62,7 +63,8 @@ class LocalRun:
     ``step`` counts the steps of this round and ``rate_factor`` is the share of the peak learning
     rate it is taken at; ``received`` are the trainable tensors as they came, ``frozen`` the merged
     pairs of the state, which nobody trains; ``remembered`` is how the memory fared under what was
-    received.
+    received.  ``lower`` is the part of the model below all that is trained, where what comes out of
+    it is kept.
     Methods may change ``state`` and ``num_replayed``.
     """
 
@@ -83,6 +85,7 @@ class LocalRun:
     boundaries: Boundaries = field(default_factory=Given)
     kept: Mapping[GroupName, tuple[str, ...]] = field(default_factory=dict)
     frozen: Tensors = field(default_factory=dict)
+    lower: Lower | None = None
     step: int = 0
     rate_factor: float = 1.0
     received: Mapping[ParamKey, Tensor] = field(default_factory=dict)
@@ -94,11 +97,16 @@ class LocalRun:
     noted: dict[str, float] = field(default_factory=dict)
 
     def tensors_of(self, ids: ExampleIds) -> dict[str, Tensor]:
-        """The model's inputs for ``ids``, padded to the longest, with chosen targets in place."""
+        """The model's inputs for ``ids``, padded to the longest, with chosen targets in place.
+
+        And with what comes out of the frozen lower part, where that is kept.
+        """
         split, targets = self.dataset.train, self.state.targets
         answers = targets.of(ids) if targets else {}
-        arrays = split.collate_answered(ids, answers) if answers else split.collate(ids)
-        return self.model.device.inputs(arrays)
+        if answers:
+            return self.model.device.inputs(split.collate_answered(ids, answers))
+        below = self.lower.inputs(ids) if self.lower else {}
+        return self.model.device.inputs(split.collate(ids)) | below
 
     def parts(self, ids: ExampleIds) -> list[ExampleIds]:
         """``ids`` as they are computed: at once, or in parts of ``work.micro_batch_size``."""
@@ -250,7 +258,7 @@ def _optimizer(
         {"params": head, "lr": plan.head_learning_rate},
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], weight_decay=plan.weight_decay, foreach=True
+        [group for group in groups if group["params"]], weight_decay=plan.weight_decay, fused=True
     )
 
 

@@ -11,10 +11,12 @@ import numpy as np
 from clients.data import Dataset, Shard, open_dataset
 from clients.device import best_device
 from clients.model import AdaptedModel, Base, build_base
+from clients.model.lower import Kept
 from clients.profile import resident_bytes
 from clients.settings import ClientSettings
 from strategies.cost import FLOAT_BYTES
 from strategies.errors import ModelError
+from strategies.fitting import kept_bytes
 from strategies.recipe import SharedRecipe
 from strategies.types import ClientId, client_ids
 
@@ -58,7 +60,7 @@ def open_workshop(recipe_json: str, settings: ClientSettings) -> Workshop:
         room = settings.memory_limit_bytes - resident_bytes(base.device)
         dataset = dataset.at_most(_examples_in(room, dataset, base))
     places = {client: index for index, client in enumerate(client_ids(recipe.num_clients))}
-    model = AdaptedModel(base)
+    model = AdaptedModel(base, Kept(kept_bytes(settings.memory_limit_bytes)))
     return Workshop(recipe=recipe, dataset=dataset, base=base, model=model, places=places)
 
 

@@ -16,7 +16,12 @@ def fitted(work: Work, view: RoundView, client: ClientProfile, plans: Plans) -> 
     found = fit(CostModel.of(view.groups, view.budget, client), plans, client)
     if isinstance(found, TooLarge):
         return found
-    return replace(work, micro_batch_size=found.micro_batch_size, checkpointing=found.checkpointing)
+    return replace(
+        work,
+        micro_batch_size=found.micro_batch_size,
+        checkpointing=found.checkpointing,
+        keeps=found.keeps,
+    )
 
 
 def fitted_probe(

@@ -2,8 +2,9 @@
 
 Groups come in the order of the forward pass.  The backward pass must reach the deepest trained
 group, the one nearest to the input, and pays the gradient of the activations of everything above
-it, trained or not; below it nothing is kept and nothing is differentiated.  The weight gradient is
-paid by trained groups alone.
+it, trained or not; below it nothing is kept and nothing is differentiated, and where nothing there
+is random, an example passes through only once.  The weight gradient is paid by trained
+groups alone.
 Source: the cost model of GreenTrainer, arXiv 2309.13192; departs: it knows LoRA, counts optimizer
 and activation memory, and is scaled by each client's measured step times.
 """
@@ -89,21 +90,31 @@ class CostModel:
     """Costs of plans on one model, with one client's examples and one round's work.
 
     ``groups`` in the order of the forward pass; ``tokens_per_example`` as the client measured it.
+    ``met`` is the share of a round's examples, counted each time a step sees them, that the blocks
+    below all trained ones compute: 1 where what comes out of them is not kept.
     """
 
     groups: tuple[GroupSpec, ...]
     budget: RoundBudget
     tokens_per_example: float
+    met: float = 1.0
 
     @classmethod
     def of(
         cls, groups: tuple[GroupSpec, ...], budget: RoundBudget, client: ClientProfile
     ) -> CostModel:
-        """The costs ``client`` would meet; its batches are no larger than what it holds."""
+        """The costs ``client`` would meet; its batches are no larger than what it holds.
+
+        A client that can keep what comes out of frozen blocks does so in a round whose steps pass
+        through all its examples; that it did in an earlier round is not counted on.
+        """
         held = budget.held(client)
         if held:
             budget = replace(budget, batch_size=min(budget.batch_size, held))
-        return cls(groups=groups, budget=budget, tokens_per_example=client.tokens_per_example)
+        passes = max(budget.steps * budget.batch_size, 1)
+        met = held / passes if client.keeps and held else 1.0
+        tokens = client.tokens_per_example
+        return cls(groups=groups, budget=budget, tokens_per_example=tokens, met=min(met, 1.0))
 
     def num_values(self, plans: Plans) -> int:
         """Trained values of all planned groups."""
@@ -134,10 +145,20 @@ class CostModel:
                 total += cost.weight_gradient
         return total
 
+    def flops_below(self, plans: Plans) -> float:
+        """Of ``flops_per_token``, what goes into the blocks below all trained groups."""
+        deepest = self.deepest(plans)
+        if deepest is None:
+            return 0.0
+        block = self.groups[deepest].block
+        lower = self.groups[:deepest]
+        return sum(group_cost(g).forward for g in lower if block is None or g.block != block)
+
     def flops_per_step(self, plans: Plans) -> float:
         """FLOPs of one local step."""
         tokens = self.budget.batch_size * self.tokens_per_example
-        return tokens * self.flops_per_token(plans)
+        kept = (1.0 - self.met) * self.flops_below(plans)
+        return tokens * (self.flops_per_token(plans) - kept)
 
     def training_bytes(self, plans: Plans) -> float:
         """Memory of gradients, optimizer and the activations kept for the backward pass."""

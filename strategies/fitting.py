@@ -17,6 +17,10 @@ from strategies.types import ClientProfile, GroupSpec
 
 MIB: Final = 2**20
 GIB: Final = 2**30
+# What a process keeps of examples below frozen blocks: no more than this, nor than a share of its
+# limit.
+MOST_KEPT_BYTES: Final = 256 * MIB
+_KEPT_SHARE: Final = 16
 # Code and buffers that a first step brings in.
 STEP_BYTES: Final = 96 * MIB
 # Of what is kept for the backward pass, how much again comes and goes while it runs.
@@ -29,11 +33,15 @@ _COPIES_OF_STATE: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """How work fits; ``micro_batch_size`` None computes whole batches at once."""
+    """How work fits; ``micro_batch_size`` None computes whole batches at once.
+
+    ``keeps``: there is room besides for what examples are below frozen blocks.
+    """
 
     micro_batch_size: int | None
     checkpointing: bool
     peak_bytes: float
+    keeps: bool = True
 
     @property
     def text(self) -> str:
@@ -60,8 +68,14 @@ def fit(costs: CostModel, plans: Plans, client: ClientProfile) -> Fit | TooLarge
             peak = peak_bytes(costs, plans, client, size, again=again)
             if peak <= limit:
                 part = size if size < batch else None
-                return Fit(micro_batch_size=part, checkpointing=again, peak_bytes=peak)
+                keeps = peak + kept_bytes(client.memory_limit_bytes) <= limit
+                return Fit(micro_batch_size=part, checkpointing=again, peak_bytes=peak, keeps=keeps)
     return TooLarge(least_bytes(costs, plans, client) - limit)
+
+
+def kept_bytes(limit_bytes: int | None) -> int:
+    """The most a process keeps of examples below frozen blocks, where its plan says it may."""
+    return min(MOST_KEPT_BYTES, limit_bytes // _KEPT_SHARE) if limit_bytes else MOST_KEPT_BYTES
 
 
 def peak_bytes(

@@ -117,7 +117,8 @@ class ClientProfile:
     found one of its longest examples to keep for a backward pass through the whole model.
     ``exchange_seconds`` is what an exchange takes besides its bytes and the client's work.
     ``uplink_limit_bytes_per_second`` is the most its operator lends.  ``dtypes`` are the numbers
-    its products can be made in, ``recomputes`` says whether its model's blocks can be checkpointed.
+    its products can be made in, ``recomputes`` says whether its model's blocks can be checkpointed,
+    ``keeps`` whether what comes out of them can be kept: nothing in them is random.
     """
 
     client_id: ClientId
@@ -144,6 +145,7 @@ class ClientProfile:
     dtypes: tuple[str, ...] = ("float32",)
     backprop: bool = True
     recomputes: bool = True
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +233,8 @@ class Work:
     On the examples of ``tasks`` or, with ``source`` "memory", on those the client's memory holds.
     A step's gradient is that of its whole batch, whatever is computed at once: with
     ``micro_batch_size`` no more examples than that; with ``checkpointing`` each block's activations
-    are computed again for its backward pass instead of being kept.
+    are computed again for its backward pass instead of being kept.  ``keeps``: what comes out of
+    the blocks below all trained ones may be kept, for later steps and rounds.
     """
 
     tasks: tuple[int, ...]
@@ -247,6 +250,7 @@ class Work:
     source: Literal["tasks", "memory"] = "tasks"
     micro_batch_size: int | None = None
     checkpointing: bool = False
+    keeps: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,6 +344,8 @@ class Assignment:
             del fields["work"]["micro_batch_size"]
         if self.work and not self.work.checkpointing:
             del fields["work"]["checkpointing"]
+        if self.work and self.work.keeps:
+            del fields["work"]["keeps"]
         return fields
 
     def plan_hash(self) -> str:

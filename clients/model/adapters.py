@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,13 +18,23 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from clients.device import Device, host
+from clients.model.adapted_linear import adapted
 from clients.model.base import Base
 from clients.model.heads import RandomFeaturesHead
+from clients.model.lower import (
+    BELOW,
+    BORDER,
+    Kept,
+    blocks_of,
+    border_below,
+    entered,
+    output_of,
+    touched,
+)
 from strategies.errors import ModelError
 from strategies.lora import alpha_of, is_factor, is_merged, merged_keys, num_merged
 from strategies.peft_format import parameter_name
 from strategies.types import (
-    HEAD,
     LORA_A,
     LORA_B,
     Dense,
@@ -44,14 +54,14 @@ class AdaptedModel:
 
     Low-rank groups are peft LoRA layers, each with the rank of its own tensors; dense parts are
     base value + offset.  Layers are rebuilt only when the adapted modules or their ranks change.
-    Every ``apply`` starts from the base's own values, so nothing drifts.  ``untouched``: the state
-    applied last has nothing below the head.  ``kept_features`` are pooled features (d,) under the
-    untouched encoder, by example, for whoever scores a state like that again.
+    Every ``apply`` starts from the base's own values, so nothing drifts.  ``touched`` are the
+    groups that the state applied last makes anything else of than the base.  ``kept`` is what came
+    out of frozen lower parts, by example, for whoever asks again (``model/lower.py``).
     """
 
     base: Base
-    untouched: bool = True
-    kept_features: dict[int, Tensor] = field(default_factory=dict)
+    kept: Kept = field(default_factory=Kept)
+    touched: frozenset[GroupName] = frozenset()
     _addresses: dict[ParamKey, str] = field(init=False)  # dense parts → parameter name in the base
     _values: dict[ParamKey, Tensor] = field(
         default_factory=dict
@@ -82,7 +92,7 @@ class AdaptedModel:
         ranks = {
             str(key.group): value.shape[0] for key, value in tensors.items() if key.part == LORA_A
         }
-        self.untouched = all(key.group == HEAD for key in tensors)
+        self.touched = touched(tensors)
         with torch.no_grad():
             self._restore_dense()
             if ranks != self._ranks:
@@ -177,8 +187,9 @@ class AdaptedModel:
 
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """(n, C) for classification, (n, t, vocabulary) for a causal LM; labels are left out."""
-        fed = {name: value for name, value in inputs.items() if name != "labels"}
-        with self.device.autocast():
+        if self._pooled(inputs):
+            return self.answers(inputs[BELOW])
+        with entered(self.module, self.base.description, inputs) as fed, self.device.autocast():
             logits: Tensor = self.module(**fed).logits
         return logits
 
@@ -188,18 +199,42 @@ class AdaptedModel:
             logits: Tensor = self.module.get_submodule("classifier")(features)
         return logits
 
+    @property
+    def pools(self) -> bool:
+        """Whether there are pooled features; a checkpoint's own head keeps them to itself."""
+        return hasattr(self.module, "features")
+
     def features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Pooled features (n, d).
 
         Raises: ModelError where the checkpoint's own head does the pooling.
         """
-        pooled = getattr(self.module, "features", None)
-        if pooled is None:
+        if not self.pools:
             raise ModelError('features need model.pooling = "mean" or "cls"')
-        fed = {name: value for name, value in inputs.items() if name != "labels"}
-        with self.device.autocast():
-            features: Tensor = pooled(fed)
+        if self._pooled(inputs):
+            return inputs[BELOW]
+        with entered(self.module, self.base.description, inputs) as fed, self.device.autocast():
+            features: Tensor = self.module.features(fed)  # type: ignore[operator]
         return features
+
+    def _pooled(self, inputs: Mapping[str, Tensor]) -> bool:
+        border = inputs.get(BORDER)
+        return border is not None and int(border) > self.base.description.num_blocks
+
+    def border(self, groups: Collection[GroupName]) -> int:
+        """The highest border with none of ``groups`` below it, 0 if there is none."""
+        highest = self.base.description.num_blocks + self.pools
+        return min(border_below(self.base.description, groups), highest)
+
+    @torch.no_grad()
+    def below(self, inputs: Mapping[str, Tensor], border: int) -> Tensor:
+        """What comes out at ``border``: hidden states (n, t, d) or, above all blocks, features."""
+        description = self.base.description
+        if border > description.num_blocks:
+            return self.features(inputs)
+        with entered(self.module, description, inputs) as fed, self.device.autocast():
+            block = blocks_of(self.module, description)[border - 1]
+            return output_of(block, partial(self.module, **fed))
 
     def head_inputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What the head's last layer multiplies: pooled features (n, d) or random ones (n, M)."""
@@ -296,18 +331,9 @@ class AdaptedModel:
 
 
 def _forward(layer: LoraLayer, x: Tensor) -> Tensor:
-    """What peft's own forward gives, with scaling and sum fused into the last product.
-
-    Shapes: x (…, d_in) → (…, d_out).  Saves two passes over the output forward and one backward,
-    which for small ranks cost as much as LoRA's own arithmetic (docs/performance.md).
-    """
-    base = layer.base_layer(x)
-    inner = x.reshape(-1, x.shape[-1]) @ _weight(layer.lora_A).T  # (n, r)
-    outer = _weight(layer.lora_B).T
-    flat = torch.addmm(
-        base.reshape(-1, base.shape[-1]), inner, outer, alpha=layer.scaling[_ADAPTER]
-    )
-    return flat.view(base.shape)
+    """What peft's own forward gives, as one operation."""
+    a, b = _weight(layer.lora_A), _weight(layer.lora_B)
+    return adapted(x, layer.base_layer, a, b, layer.scaling[_ADAPTER])
 
 
 def _weight(factor: nn.ModuleDict) -> nn.Parameter:

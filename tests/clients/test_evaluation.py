@@ -9,7 +9,7 @@ import pytest
 
 from clients.evaluation import evaluate
 from clients.workshop import shard_of
-from strategies.types import HEAD, Evaluation, ParamKey
+from strategies.types import HEAD, LORA_B, Evaluation, ParamKey
 from tests.clients.test_trainer import IDS, lab
 
 __all__ = ["lab"]  # a fixture
@@ -30,57 +30,35 @@ def scores(shop, seen=(0, 1), **changes):
     return evaluate(shop.model, shop.dataset, shard_of(shop, CLIENT), plan, shop.recipe).scores
 
 
-@pytest.fixture
-def encoded(monkeypatch):
-    """Counts the examples that go through the encoder."""
-    from clients.model import AdaptedModel
-
-    counts = []
-    plain, features = AdaptedModel.logits, AdaptedModel.features
-
-    def count(method):
-        def counting(self, inputs):
-            counts.append(len(inputs["labels"]))
-            return method(self, inputs)
-
-        return counting
-
-    monkeypatch.setattr(AdaptedModel, "logits", count(plain))
-    monkeypatch.setattr(AdaptedModel, "features", count(features))
-    return counts
-
-
-def test_an_untouched_encoder_sees_each_example_once(lab, encoded):
+def test_an_untouched_encoder_sees_each_example_once(lab):
     shop = shop_of(lab())
     shop.model.apply(head(0), 1.0)
     first = scores(shop, seen=(0,))
-    assert sum(encoded) == first[0].num_examples  # the second task is hopeless
+    assert shop.model.kept.num_computed == first[0].num_examples  # the second task is hopeless
     again = scores(shop)
     everything = sum(score.num_examples for score in again)
-    assert sum(encoded) == everything
+    assert shop.model.kept.num_computed == everything
     shop.model.apply(head(1), 1.0)
     assert scores(shop) != again
-    assert sum(encoded) == everything
+    assert shop.model.kept.num_computed == everything
 
 
-def test_kept_features_give_the_scores_of_the_whole_model(lab):
+def test_kept_features_give_the_scores_of_the_whole_model(lab, monkeypatch):
     shop = shop_of(lab())
     shop.model.apply(head(0), 1.0)
     kept = scores(shop)
-    shop.model.untouched = False
+    monkeypatch.setattr("clients.evaluation._lower", lambda *_: None)
     for one, other in zip(kept, scores(shop), strict=True):
         assert dataclasses.replace(one, loss_sum=0.0) == dataclasses.replace(other, loss_sum=0.0)
         assert one.loss_sum == pytest.approx(other.loss_sum, rel=1e-5)
 
 
-def test_more_examples_than_can_be_kept_are_encoded_anew(lab, encoded, monkeypatch):
-    monkeypatch.setattr("clients.evaluation.MOST_KEPT", 5)
+def test_more_examples_than_can_be_kept_are_encoded_anew(lab):
     shop = shop_of(lab())
+    shop.model.kept.most_bytes = 5 * 16 * 4
     shop.model.apply(head(0), 1.0)
-    count = sum(score.num_examples for score in scores(shop))
     scores(shop)
-    assert sum(encoded) == 2 * count
-    assert not shop.model.kept_features
+    assert shop.model.kept.num_computed == 0
 
 
 def test_what_was_scored_before_does_not_change_a_bit(lab, tmp_path):
@@ -91,15 +69,20 @@ def test_what_was_scored_before_does_not_change_a_bit(lab, tmp_path):
     assert scores(early) == scores(late)
 
 
-def test_an_encoder_that_moved_is_asked_again(lab, encoded):
+def test_blocks_below_all_that_moved_are_not_asked_again(lab):
     bench = lab()
-    order = next(o for o in bench.plan(1).orders)
+    order = bench.plan(1).orders[0]
     shop = shop_of(bench)
-    shop.model.apply(head(0), 1.0)
-    scores(shop)
-    before = sum(encoded)
-    shop.model.apply(
-        bench.trainer._assemble(shop, order.assignment, order.tensors), order.assignment.scale
-    )
-    scores(shop)
-    assert sum(encoded) == 2 * before
+    sent = bench.trainer._assemble(shop, order.assignment, order.tensors)
+    shop.model.apply(sent, order.assignment.scale)  # every B is zero: still the base
+    count = sum(score.num_examples for score in scores(shop))
+    assert shop.model.kept.num_computed == count
+    upper = {k: v + (k.part == LORA_B) for k, v in sent.items() if ".1." in k.group}
+    for _ in range(2):
+        shop.model.apply(sent | upper, order.assignment.scale)
+        before = scores(shop)
+        assert shop.model.kept.num_computed == 2 * count  # once more, at another border
+    everywhere = head(0) | {k: v + (k.part == LORA_B) for k, v in sent.items()}
+    shop.model.apply(everywhere, order.assignment.scale)
+    assert scores(shop) != before
+    assert shop.model.kept.num_computed == 2 * count

@@ -108,6 +108,7 @@ work = noun(
         "compression": several(choice), "reports": several(one_of(*STATISTICS)),
         "source": one_of("tasks", "memory"), "micro_batch_size": maybe(positive),
         "checkpointing": flag,
+        "keeps": flag,
     },
 )  # fmt: skip
 probe = noun(
@@ -163,6 +164,7 @@ PROFILE = noun(
         "step_seconds": maybe(number(0, limits.MAX_SECONDS)), "free_disk_bytes": maybe(num_bytes),
         "uplink_limit_bytes_per_second": maybe(rate), "dtypes": several(text), "backprop": flag,
         "recomputes": flag,
+        "keeps": flag,
     },
 )  # fmt: skip
 REQUEST = noun({

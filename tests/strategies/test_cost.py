@@ -55,6 +55,20 @@ def test_steps_scale_with_tokens():
     )
 
 
+def test_blocks_below_all_trained_ones_are_paid_once_per_example_where_they_are_kept():
+    last = {names(2)[-1]: Dense()}
+    assert COSTS.flops_below(last) == 2 * BLOCK_PRODUCTS
+    assert COSTS.flops_below({HEAD: Dense()}) == FORWARD - HEAD_PRODUCTS
+    assert COSTS.flops_below({names(0)[-1]: Dense()}) == COSTS.flops_below({}) == 0
+    budget = replace(BUDGET, tasks=(0,), steps=10)  # 10 examples, each met twice
+    plain, keeps = (CostModel.of(GROUPS, budget, a_profile(0, keeps=k)) for k in (False, True))
+    tokens = 2 * 12.0
+    saved = plain.flops_per_step(last) - keeps.flops_per_step(last)
+    assert saved == pytest.approx(tokens * BLOCK_PRODUCTS)  # half of two blocks
+    rare = CostModel.of(GROUPS, replace(budget, steps=1), a_profile(0, keeps=True))
+    assert rare.flops_per_step(last) == plain.flops_per_step(last)
+
+
 def test_a_client_with_few_examples_has_small_batches():
     few = CostModel.of(GROUPS, replace(BUDGET, batch_size=64, tasks=(0,)), a_profile(0))
     assert few.budget.batch_size == 10

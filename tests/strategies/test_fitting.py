@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies.cost import CostModel
-from strategies.fitting import MIB, STEP_BYTES, Fit, TooLarge, fit, least_bytes, peak_bytes
+from strategies.fitting import (
+    MIB,
+    MOST_KEPT_BYTES,
+    STEP_BYTES,
+    Fit,
+    TooLarge,
+    fit,
+    kept_bytes,
+    least_bytes,
+    peak_bytes,
+)
 from strategies.types import HEAD, Dense, LowRank, RoundBudget
 from tests.strategies.model_of_blocks import WIDTH, a_profile, groups_of
 
@@ -81,6 +91,20 @@ def test_first_batches_shrink_then_blocks_are_computed_again_then_the_missing_by
     assert isinstance(given_limit(1.2 * EXAMPLE, recomputes=False), TooLarge)
     lifted = a_client(int(fixed + 0.5 * EXAMPLE + none.missing_bytes) + 1)
     assert isinstance(fit(costs_of(lifted), PLANS, lifted), Fit)
+
+
+def test_what_frozen_blocks_make_is_kept_where_a_sixteenth_of_the_limit_is_left():
+    free = a_client(None)
+    peak = int(peak_bytes(costs_of(free), PLANS, free, 16)) + 1
+    for room, keeps in ((0, False), (64 * MIB, True)):
+        client = a_client(peak + room)
+        found = fit(costs_of(client), PLANS, client)
+        assert isinstance(found, Fit)
+        assert found.micro_batch_size is None
+        assert found.keeps is keeps
+    assert fit(costs_of(a_client(None)), PLANS, a_client(None)).keeps
+    assert kept_bytes(None) == kept_bytes(2**40) == MOST_KEPT_BYTES
+    assert kept_bytes(2**30) == 2**26
 
 
 def test_a_batch_that_cannot_be_split_is_kept_whole():
