@@ -145,7 +145,7 @@ CASES: Final[Mapping[str, Case]] = {
     "peers": Case(
         measures="one small job: seconds per round, efficiency, bytes",
         peer="pfl-research and NVFlare's simulator, where they are installed",
-        minutes=6,
+        minutes=10,
         figures=(
             Figure("systems|ours|round_seconds", "median round of ours"),
             Figure("systems|ours|efficiency", "local training over cores x wall"),
