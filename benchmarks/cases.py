@@ -142,6 +142,18 @@ CASES: Final[Mapping[str, Case]] = {
             Figure("options|multi-krum|sign-flipped|points_from_clean_exact", "points", ">= -3"),
         ),
     ),
+    "local_step": Case(
+        measures="seconds and memory of a local step, of all blocks and of the top ones",
+        peer="a loop written by hand over the same peft model, and the cost model",
+        minutes=6,
+        figures=(
+            Figure("by_hand|ratio", "ours over the loop by hand, full LoRA", "<= 1.02"),
+            Figure("by_hand|largest_gap_of_losses", "relative: both compute the same", "<= 1e-3"),
+            Figure("largest_over_proportional", "top blocks, over the cost model's", "<= 1.25"),
+            Figure("peaks|ours|above_bytes", "peak of our process above its start"),
+            Figure("peaks|hand|above_bytes", "peak of the loop by hand"),
+        ),
+    ),
     "peers": Case(
         measures="one small job: seconds per round, efficiency, bytes",
         peer="pfl-research and NVFlare's simulator, where they are installed",
@@ -152,6 +164,23 @@ CASES: Final[Mapping[str, Case]] = {
             Figure("systems|pfl|ours_over_round_seconds", "ours over pfl-research's"),
             Figure("systems|nvflare|ours_over_round_seconds", "ours over NVFlare's"),
             Figure("systems|nvflare|ours_over_bytes_per_round", "ours over NVFlare's"),
+        ),
+    ),
+    "scale": Case(
+        measures="10 000 clients, 100 000 replies on record, and how cost grows with each size",
+        peer="",
+        minutes=20,
+        needs_model=False,
+        figures=(
+            Figure("clients|rounds_per_minute", "50 rounds of 100 clients of 10 000"),
+            Figure("clients|resident_ratio", "memory after round 50 over round 5", "<= 1.1"),
+            Figure("clients|database_bytes", "size of the run database"),
+            Figure("replies|ratio", "a round with 100 000 replies on record over before", "<= 1.1"),
+            Figure(
+                "growth-clients|exponents|steps_processor_seconds",
+                "of processor time in the number of clients",
+            ),
+            Figure("growth-cohort|exponents|steps_processor_seconds", "in the size of the cohort"),
         ),
     ),
     "selection": Case(
@@ -167,17 +196,25 @@ CASES: Final[Mapping[str, Case]] = {
         ),
     ),
     "simulation": Case(
-        measures="how much of the machine a Ray simulation spends on local training",
-        peer="",
-        minutes=2,
-        arguments=(
-            "--set model.name={model} --set learning.mode=joint --set "
-            "learning.rounds_per_task=1 --set 'learning.methods=[{name=\"imprint\"}]'"
-        ),
-        needs_model=False,
+        measures="the same work simulated: walls, and the share of them that is local training",
+        peer="stock Flower LoRA app under flwr run",
+        minutes=12,
         figures=(
-            Figure("efficiency", "the clients' compute over cores x wall", ">= 0.9"),
-            Figure("round_seconds_median", "seconds of a round"),
+            Figure("ours.full|efficiency", "clients' handlers over cores x wall", ">= 0.97"),
+            Figure("stock|efficiency", "the same of the stock app"),
+            Figure("ours.full|rounds_wall_ratio", "wall of the rounds over stock's", "<= 0.80"),
+            Figure("ours.top2|rounds_wall_ratio", "on the top two blocks", "<= 0.30"),
+            Figure("ours.full|total_ratio", "from command to end, over stock's"),
+        ),
+    ),
+    "startup": Case(
+        measures="seconds from the command to the first local step",
+        peer="stock Flower LoRA app under flwr run",
+        minutes=5,
+        figures=(
+            Figure("seconds_to_first_local_step|ours", "median of ours"),
+            Figure("seconds_to_first_local_step|stock", "median of the stock app"),
+            Figure("ratio", "ours over the stock app's", "<= 0.6"),
         ),
     ),
     "ui": Case(

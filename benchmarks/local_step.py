@@ -295,12 +295,14 @@ def _peak_of(options: argparse.Namespace, who: str) -> dict[str, int]:
 def measure(options: argparse.Namespace, job: Job) -> dict[str, Any]:
     """Everything."""
     tops = (f"top {k}" for k in range(1, job.num_blocks))
+    blocks = top(job, options.top_rounds)
     return {
         **environment(),
         "steps": options.steps,
         "examples": job.num_examples,
         "by_hand": against_hand(job, options.rounds),
-        "top": top(job, options.top_rounds),
+        "top": blocks,
+        "largest_over_proportional": max(row["over_proportional"] for row in blocks),
         "peaks": {who: _peak_of(options, who) for who in ("hand", "ours", *tops)},
     }
 
