@@ -312,9 +312,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--json", default="-", help="where the result goes; - is standard output")
     parser.add_argument("--model", help="path or hub name of all-MiniLM-L6-v2")
-    parser.add_argument("--steps", type=int, default=24, help="local steps of a round")
-    parser.add_argument("--rounds", type=int, default=20, help="pairs of rounds against the hand")
-    parser.add_argument("--top-rounds", type=int, default=5, help="rounds of each top case")
+    parser.add_argument("--steps", type=int, default=16, help="local steps of a round")
+    parser.add_argument("--rounds", type=int, default=8, help="pairs of rounds against the hand")
+    parser.add_argument("--top-rounds", type=int, default=4, help="rounds of each top case")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.model is None:
