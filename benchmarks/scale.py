@@ -4,7 +4,7 @@
 
 ``clients``: 10 000 clients, 50 rounds of 100, all in one process, and how much memory it has after
 round 5 and after round 50.  ``replies``: the same rounds on a record that already holds 100 000
-replies of the run.  ``ray``: the 10 000 clients as Flower's simulation has them, where the server
+replies of the run.  ``ray``: the 10 000 clients in processes of Ray, where the server
 has a process of its own.  ``growth-…``: one size is varied alone, and the exponent of what it costs
 is fitted as the slope of a straight line through the logarithms.
 """
@@ -52,7 +52,7 @@ def clients(home: Home) -> dict[str, Any]:
 
 
 def ray(home: Home) -> dict[str, Any]:
-    """The large run, shorter, in Flower's simulation."""
+    """The large run, shorter, in processes of Ray."""
     return _large(replace(_LARGE, transport="ray", rounds_per_task=_EARLY), home, 2 * _EARLY)
 
 

@@ -152,7 +152,7 @@ EVERYTHING_PLANNED = [
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [[], EVERYTHING_PLANNED], ids=["plain", "planned"])
 def test_ray_gives_the_same_bits_as_one_process(perennial, run_file, settings):
-    """Through a real Flower ServerApp and ClientApp."""
+    """Through Flower's messages and a real ClientApp."""
     digests, changes = [], [part for setting in settings for part in ("--set", setting)]
     for transport in ("in-process", "ray"):
         done = perennial("run", "tiny.toml", "--set", f"federation.transport={transport}", *changes)
