@@ -1,4 +1,4 @@
-"""The process of a run: ``python -m orchestrator.child RUN ray|in-process ADDRESS_OF_RAY``.
+"""The process of a run: ``python -m orchestrator.child RUN ray|in-process [ADDRESS]``.
 
 Starting Ray is waiting for its processes, and loading our own modules is work: both at once.
 """
@@ -10,14 +10,14 @@ from importlib import import_module
 from threading import Thread
 
 
-def main(run_id: str, transport: str, ray_address: str) -> None:
-    """Carry a submitted run on to its end; an empty address means a Ray of its own."""
+def main(run_id: str, transport: str, ray_address: str | None = None) -> None:
+    """Carry a submitted run on to its end, on a Ray of its own if no other has an address."""
     loading = Thread(target=_load)
     loading.start()
     if transport == "ray":
         from orchestrator.ray_start import start_ray
 
-        start_ray(ray_address or None)
+        start_ray(ray_address)
     loading.join()
     from orchestrator.launch import carry_on
 

@@ -100,7 +100,8 @@ class Simulation:
         log_path = home.run_folder(run_id) / "run.log"
         log_path.parent.mkdir(parents=True, exist_ok=True)
         federation = home.store().get_run(run_id).config["federation"]
-        words = [run_id, federation["transport"], federation.get("ray_address") or ""]
+        address = federation.get("ray_address")
+        words = [run_id, federation["transport"], *([address] if address else [])]
         with log_path.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", "orchestrator.child", *words],
