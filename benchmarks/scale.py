@@ -5,8 +5,8 @@
 ``clients``: 10 000 clients, 50 rounds of 100, all in one process, and how much memory it has after
 round 5 and after round 50.  ``replies``: the same rounds on a record that already holds 100 000
 replies of the run.  ``ray``, only where it is asked for: the 10 000 clients as Flower's simulation
-has them, where the server has a process of its own.  ``growth-…``: one size is varied alone, and the exponent of what it costs
-is fitted as the slope of a straight line through the logarithms.
+has them, where the server has a process of its own.  ``growth-…``: one size is varied alone, and
+the exponent of what it costs is fitted as the slope of a straight line through the logarithms.
 """
 
 from __future__ import annotations
