@@ -18,7 +18,7 @@ RUN = (
     "federation.clients=2",
     "stream.classes_per_task=5",
     "learning.rounds_per_task=1",
-    "learning.local_steps=60",
+    "learning.local_steps=200",
     "model.pretext.steps=5",
 )
 
