@@ -375,8 +375,3 @@ def _row(metric: str, values: Sequence[float | None]) -> ComparedRow:
         texts=tuple(cell(metric, value) for value in values),
         best=() if alike else tuple(i for i, value in enumerate(values) if value == best),
     )
-
-
-def differing(settings: Sequence[Setting]) -> list[Setting]:
-    """Those that are not the defaults."""
-    return [setting for setting in settings if setting["differs"]]
