@@ -9,16 +9,19 @@ import sys
 from importlib import import_module
 from threading import Thread
 
+from orchestrator.loading import loading
+
 
 def main(run_id: str, transport: str, ray_address: str | None = None) -> None:
     """Carry a submitted run on to its end, on a Ray of its own if no other has an address."""
-    loading = Thread(target=_load)
-    loading.start()
-    if transport == "ray":
-        from orchestrator.ray_start import start_ray
+    with loading():
+        others = Thread(target=_load)
+        others.start()
+        if transport == "ray":
+            from orchestrator.ray_start import start_ray
 
-        start_ray(ray_address)
-    loading.join()
+            start_ray(ray_address)
+        others.join()
     from orchestrator.launch import carry_on
 
     carry_on(run_id)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from orchestrator.deployment.flower import QUIET
 from orchestrator.home import Home
+from orchestrator.loading import loading
 from orchestrator.signals import handling
 from orchestrator.stopping import GRACE_SECONDS, ask_to_stop, settled
 from orchestrator.store.base import ALIVE, RunStatus
@@ -184,7 +185,8 @@ def _simulate(run_id: str, config: RunConfig, home: Home) -> None:
 
 def _client_app(settings: ClientSettings) -> ClientApp:
     """A ClientApp with a trainer in its own process, loaded before the first message comes."""
-    from clients.client_app import local_trainer, make_client_app
+    with loading():
+        from clients.client_app import local_trainer, make_client_app
 
-    trainer = local_trainer(settings)
+        trainer = local_trainer(settings)
     return make_client_app(lambda _: trainer)
