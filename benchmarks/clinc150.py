@@ -15,11 +15,11 @@ import numpy as np
 
 from orchestrator.conduct import submit
 from orchestrator.config import RunConfig, load_config
-from orchestrator.cores import usable_cores
 from orchestrator.home import Home
 from orchestrator.launch import Simulation
 from orchestrator.store.base import RoundRecord, RunStatus
 from orchestrator.summary import show
+from strategies.cores import usable_cores
 
 _ROOT = Path(__file__).parent.parent
 RUN_FILE = _ROOT / "examples" / "clinc150.toml"

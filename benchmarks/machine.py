@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import psutil
 
-from orchestrator.cores import usable_cores
+from strategies.cores import usable_cores
 
 _PACKAGES: Final = (
     "perennial", "flwr", "numpy", "peft", "ray", "scipy", "torch", "transformers",

@@ -31,10 +31,10 @@ from typing import Any, Final
 
 from benchmarks.clinc150 import RUN_FILE, a_model, environment, options_of, write
 from benchmarks.stock_simulation import Job, Timings, stock
-from orchestrator.cores import usable_cores
 from orchestrator.deployment.flower import QUIET
 from orchestrator.home import Home
 from orchestrator.store.base import RoundRecord
+from strategies.cores import usable_cores
 
 _DATA: Final = Path(__file__).parent.parent / "data" / "clinc150"
 _TOP_TWO: Final = ('strategy.layer_selection.name="top"', "strategy.layer_selection.blocks=2")

@@ -7,8 +7,8 @@ from typing import Any
 
 import ray
 
-from orchestrator.cores import usable_cores
 from orchestrator.deployment.flower import DATABASE_VARIABLE
+from strategies.cores import usable_cores
 
 
 def start_ray(address: str | None) -> None:

@@ -33,7 +33,7 @@ from typing import Any, Final
 
 from benchmarks.clinc150 import data_settings, environment, options_of, run_once, traffic, write
 from benchmarks.peers.job import Job
-from orchestrator.cores import usable_cores
+from strategies.cores import usable_cores
 
 _ROOT: Final = Path(__file__).parents[2]
 _TIMEOUT_SECONDS: Final = 1200.0

@@ -13,13 +13,13 @@ from math import ceil
 from pathlib import Path
 from typing import Final
 
-from orchestrator.cores import usable_cores
 from orchestrator.deployment.elsewhere import Elsewhere
 from orchestrator.deployment.flower import Address, a_free_port, flower_environment
 from orchestrator.deployment.probe import probe
 from orchestrator.deployment.processes import Children, Program, Running
 from orchestrator.deployment.reading import NodeSigns, refusal, still_connected, trainer_refusal
 from orchestrator.deployment.supervisor import Process, Supervised
+from strategies.cores import usable_cores
 from strategies.types import ClientId, client_ids
 
 TRAINER_MODULE: Final = "clients.trainer_service"

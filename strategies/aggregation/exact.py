@@ -9,12 +9,12 @@ from typing import Annotated, ClassVar
 from annotated_types import Ge
 
 from strategies.aggregation.factored_sum import FactoredSum, ProductMean
-from strategies.aggregation.feedback import publish
+from strategies.aggregation.feedback import Offer, publish
 from strategies.aggregation.low_rank import fold
-from strategies.lora import Factors, keys_of
+from strategies.lora import Factors
 from strategies.protocols import Aggregated, Capabilities, Contribution
 from strategies.rng import Rng
-from strategies.types import GroupName, State, Tensors
+from strategies.types import State, Tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +53,11 @@ class Exact:
         rng: Rng,
     ) -> Aggregated:
         means, dense = fold(current, contributions, self._start)
-        tensors, truncation = dict(current) | dense, dict[GroupName, float]()
-        for group, mean in means.items():
-            factors, state, truncation[group] = publish(
-                state, group, mean.of_models(), mean.current
-            )
-            tensors |= zip(keys_of(group), factors, strict=True)
-        return Aggregated(tensors=tensors, state=state, truncation=truncation)
+        offers = {group: Offer(mean.of_models(), mean.current) for group, mean in means.items()}
+        tensors, state, truncation = publish(state, offers)
+        return Aggregated(
+            tensors=dict(current) | dense | tensors, state=state, truncation=truncation
+        )
 
     def _start(self, current: Factors) -> ProductMean:
         return ProductMean(current, FactoredSum.bounded(self.buffer_rank, current.rank))

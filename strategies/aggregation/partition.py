@@ -10,12 +10,12 @@ import numpy as np
 from annotated_types import Ge
 
 from strategies.aggregation.factored_sum import FactoredSum
-from strategies.aggregation.feedback import publish
+from strategies.aggregation.feedback import Offer, publish
 from strategies.aggregation.low_rank import Trained, fold
-from strategies.lora import Factors, Matrix, keys_of
+from strategies.lora import Factors, Matrix
 from strategies.protocols import Aggregated, Capabilities, Contribution
 from strategies.rng import Rng
-from strategies.types import GroupName, State, Tensors
+from strategies.types import State, Tensors
 
 _MIN_STACK = 8  # clients a component's stack holds at least before it is cut
 
@@ -48,11 +48,11 @@ class Partition:
         rng: Rng,
     ) -> Aggregated:
         slices, dense = fold(current, contributions, self._start)
-        tensors, truncation = dict(current) | dense, dict[GroupName, float]()
-        for group, found in slices.items():
-            factors, state, truncation[group] = publish(state, group, found.mean(), found.current)
-            tensors |= zip(keys_of(group), factors, strict=True)
-        return Aggregated(tensors=tensors, state=state, truncation=truncation)
+        offers = {group: Offer(found.mean(), found.current) for group, found in slices.items()}
+        tensors, state, truncation = publish(state, offers)
+        return Aggregated(
+            tensors=dict(current) | dense | tensors, state=state, truncation=truncation
+        )
 
     def _start(self, current: Factors) -> _Slices:
         return _Slices(current, max(_MIN_STACK, self.buffer_rank // current.rank))

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 
 from strategies.aggregation.factored_sum import FactoredSum
-from strategies.aggregation.feedback import publish
+from strategies.aggregation.feedback import Offer, publish
 from strategies.lora import Factors, factors_of, is_factor, keys_of
 from strategies.protocols import Merged
 from strategies.types import HEAD, Array, GroupName, ParamKey, State, Tensors
@@ -28,7 +28,7 @@ def between(
     A head's row that is all zero at the start belongs to a class that was not there: it stays as in
     ``end``, for half of a new row is no row between two models but a worse classifier.
     """
-    tensors, truncation = dict(end), dict[GroupName, float]()
+    tensors, offers = dict(end), dict[GroupName, Offer]()
     for key, value in end.items():
         if key.group in weights and not is_factor(key):
             tensors[key] = _dense(key, start.get(key), value, weights[key.group])
@@ -38,16 +38,17 @@ def between(
         if after is None or weight == 1:
             continue
         if before is None or not before.b.any():
-            factors = Factors(after.a, (weight * after.b).astype(np.float32))
+            scaled = Factors(after.a, (weight * after.b).astype(np.float32))
+            tensors |= zip(keys_of(group), scaled, strict=True)
         elif weight == 0:
-            factors = before
+            tensors |= zip(keys_of(group), before, strict=True)
         else:
             mean = FactoredSum.lossless(after)
             mean.add(before, 1 - weight)
             mean.add(after, weight)
-            factors, state, truncation[group] = publish(state, group, mean, after)
-        tensors |= zip(keys_of(group), factors, strict=True)
-    return Merged(tensors=tensors, state=state, truncation=truncation)
+            offers[group] = Offer(mean, after)
+    published, state, truncation = publish(state, offers)
+    return Merged(tensors=tensors | published, state=state, truncation=truncation)
 
 
 def start_of(state: State) -> dict[ParamKey, Array]:

@@ -14,9 +14,9 @@ import pytest
 
 from clients.addresses import read_token
 from clients.trainer_client import TrainerClient
-from orchestrator.cores import usable_cores
 from orchestrator.home import Home
 from orchestrator.store.base import RunStatus
+from strategies.cores import usable_cores
 from strategies.errors import TransportError
 from tests.conftest import REPOSITORY
 from tests.e2e import network

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.aggregation.feedback import lost_of, residual_of
-from strategies.lora import keys_of
+from strategies.aggregation import feedback
+from strategies.aggregation.factored_sum import FactoredSum
+from strategies.aggregation.feedback import Offer, lost_of, publish, residual_of
+from strategies.lora import Factors, keys_of
 from strategies.types import GroupName
 from tests.strategies.aggregation_rounds import (
     D_IN,
@@ -137,3 +139,39 @@ def test_a_weak_direction_learnt_again_and_again_comes_out_with_feedback_alone(n
         tensors, memory = merged.tensors, merged.state
     shown = u[:, 1] @ product(tensors) @ v[1]
     assert shown == pytest.approx(1.5 * s[0] if learns else 0.0, abs=1e-4)
+
+
+def offers(seed: int, count: int = 9) -> dict[GroupName, Offer]:
+    rng, found = np.random.default_rng(seed), {}
+    for index in range(count):
+        pairs = [Factors(rng.normal(size=(4, 90)), rng.normal(size=(80, 4))) for _ in range(12)]
+        total = FactoredSum.lossless(pairs[0])
+        for pair in pairs:
+            total.add(pair)
+        current = Factors(*(value.astype(np.float32) for value in pairs[0]))
+        found[GroupName(f"group-{index}")] = Offer(total, current)
+    return found
+
+
+def test_groups_are_cut_to_the_same_bits_alone_and_side_by_side(monkeypatch):
+    memory = publish({}, offers(seed=0)).state
+    monkeypatch.setattr(feedback, "usable_cores", lambda: 8)
+    together = publish(memory, offers(seed=1))
+    monkeypatch.setattr(feedback, "usable_cores", lambda: 1)
+    assert len(memory) == 3 * 9  # every group left something over
+    for group, offer in offers(seed=1).items():
+        alone = publish(memory, {group: offer})
+        assert alone.truncation[group] == together.truncation[group]
+        for key, value in alone.tensors.items():
+            np.testing.assert_array_equal(together.tensors[key], value)
+        for name in (name for name in memory if name.startswith(f"{group}|")):
+            np.testing.assert_array_equal(together.state[name], alone.state[name])
+
+
+def test_what_other_groups_left_over_stays():
+    memory = publish({}, offers(seed=0, count=3)).state
+    (group, offer), *_ = offers(seed=1).items()
+    after = publish(memory, {group: offer}).state
+    others = {name for name in memory if not name.startswith(f"{group}|")}
+    assert after.keys() == memory.keys()
+    assert all(after[name] is memory[name] for name in others)
