@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# One worker per core, one thread in each: BLAS threads of several workers wait for each other's cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 .PHONY: run test fast bench check format proto clean
 
@@ -8,10 +10,10 @@ run: $(VENV)/.installed  ## install and learn five tasks across ten clients
 	$(BIN)/perennial run examples/digits.toml
 
 test: $(VENV)/.installed-test  ## the whole suite
-	$(BIN)/python -m pytest -n auto
+	$(PYTEST)
 
 fast: $(VENV)/.installed-test  ## what takes under three minutes on two cores
-	$(BIN)/python -m pytest -n auto -m "not slow and not e2e"
+	$(PYTEST) -m "not slow and not e2e"
 
 bench: $(VENV)/.installed-test  ## measure all or ONLY="CASE …", one table in build/benchmarks
 	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
