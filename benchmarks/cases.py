@@ -88,7 +88,7 @@ CASES: Final[Mapping[str, Case]] = {
     "bytes_to_target": Case(
         measures="bytes up and down until 45 intents are told apart (ACC >= 0.85)",
         peer="stock Flower LoRA app, r = 16, float32, FedAvg",
-        minutes=12,
+        minutes=24,
         figures=(
             Figure("ours|compressed|ratio", "of the peer's bytes, trained", "<= 0.05"),
             Figure("ours|compressed|ratio_to_one_round", "of the peer's first round", "<= 0.05"),
