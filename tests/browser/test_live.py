@@ -35,7 +35,8 @@ new MutationObserver(note).observe(document.body, {
 def test_a_live_run_is_followed_from_the_first_round_to_the_last(home, watched):
     from tests.browser.serving import served
 
-    config = tiny_config(name="watched", learning__rounds_per_task=5)
+    # Rounds take a tenth of a second, and the page hears of them once a second.
+    config = tiny_config(name="watched", learning__rounds_per_task=30)
     run_id, ended = submit(config, home), []
     working = threading.Thread(
         target=lambda: ended.append(run_in_process(run_id, config, home, on_progress=lambda: None))
