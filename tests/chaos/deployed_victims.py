@@ -75,8 +75,11 @@ def has_come(strike: Strike, progress: dict[str, object], at_work: Callable[[], 
         return False
     if strike.moment == "between":
         return True
-    in_phase = progress.get("phase") == _PHASES[strike.moment]
-    return in_phase and at_work() != (strike.moment == "starting")
+    if progress.get("phase") != _PHASES[strike.moment]:
+        return False
+    if strike.moment == "scoring":
+        return True  # a trainer is done with it before anybody has seen it at work
+    return at_work() != (strike.moment == "starting")
 
 
 @dataclass
