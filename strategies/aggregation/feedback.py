@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
 from strategies.aggregation.factored_sum import FactoredSum, cut_to_rank
-from strategies.cores import usable_cores
+from strategies.cores import side_by_side
 from strategies.lora import Decomposition, Factors, keys_of
 from strategies.types import Array, GroupName, ParamKey, State
 
@@ -39,10 +38,7 @@ def publish(state: State, offers: Mapping[GroupName, Offer]) -> Published:
 
     Groups are cut side by side, each by itself: to the same bits on any number of cores.
     """
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        cuts = dict(
-            zip(offers, pool.map(lambda g: _cut(state, g, *offers[g]), offers), strict=True)
-        )
+    cuts = side_by_side(lambda group: _cut(state, group, *offers[group]), offers)
     old = {name for group in offers for name in _names(group)}
     memory = {name: value for name, value in state.items() if name not in old}
     tensors = dict[ParamKey, Array]()

@@ -10,10 +10,11 @@ from annotated_types import Ge
 
 from strategies.aggregation.factored_sum import FactoredSum, ProductMean, cut_to_rank
 from strategies.aggregation.low_rank import fold
+from strategies.cores import side_by_side
 from strategies.lora import Factors, keys_of
 from strategies.protocols import Aggregated, Capabilities, Contribution
 from strategies.rng import Rng
-from strategies.types import GroupName, State, Tensors
+from strategies.types import State, Tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +45,17 @@ class FlexLora:
         rng: Rng,
     ) -> Aggregated:
         means, dense = fold(current, contributions, self._start)
-        tensors, truncation = dict(current) | dense, dict[GroupName, float]()
-        for group, mean in means.items():
-            held = mean.of_clients()
-            factors, truncation[group] = cut_to_rank(
-                held.leading(mean.current.rank), mean.current, held.discarded
-            )
+        cuts = side_by_side(lambda group: _cut(means[group]), means)
+        tensors = dict(current) | dense
+        for group, (factors, _) in cuts.items():
             tensors |= zip(keys_of(group), factors, strict=True)
+        truncation = {group: lost for group, (_, lost) in cuts.items()}
         return Aggregated(tensors=tensors, state=state, truncation=truncation)
 
     def _start(self, current: Factors) -> ProductMean:
         return ProductMean(current, FactoredSum.bounded(self.buffer_rank, current.rank))
+
+
+def _cut(mean: ProductMean) -> tuple[Factors, float]:
+    held = mean.of_clients()
+    return cut_to_rank(held.leading(mean.current.rank), mean.current, held.discarded)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.aggregation import feedback
+from strategies import cores
 from strategies.aggregation.factored_sum import FactoredSum
 from strategies.aggregation.feedback import Offer, lost_of, publish, residual_of
 from strategies.lora import Factors, keys_of
@@ -155,9 +155,9 @@ def offers(seed: int, count: int = 9) -> dict[GroupName, Offer]:
 
 def test_groups_are_cut_to_the_same_bits_alone_and_side_by_side(monkeypatch):
     memory = publish({}, offers(seed=0)).state
-    monkeypatch.setattr(feedback, "usable_cores", lambda: 8)
+    monkeypatch.setattr(cores, "usable_cores", lambda: 8)
     together = publish(memory, offers(seed=1))
-    monkeypatch.setattr(feedback, "usable_cores", lambda: 1)
+    monkeypatch.setattr(cores, "usable_cores", lambda: 1)
     assert len(memory) == 3 * 9  # every group left something over
     for group, offer in offers(seed=1).items():
         alone = publish(memory, {group: offer})
